@@ -1,0 +1,14 @@
+//! dealrank learns the probability that an open deal is won from a company's own closed deals, and
+//! ranks pipelines by expected value.
+//!
+//! - [`domain`]: deals, snapshots, money, probabilities. Pure.
+//! - [`ingest`]: CSV, NDJSON and JSON documents to deals.
+//! - [`training`], [`model`], [`scoring`]: deals to a model, a model and a deal to a score. Pure.
+
+pub mod domain;
+pub mod error;
+pub mod ingest;
+pub mod model;
+pub mod progress;
+pub mod scoring;
+pub mod training;
