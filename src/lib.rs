@@ -5,6 +5,7 @@
 //! - [`ingest`]: CSV, NDJSON and JSON documents to deals.
 //! - [`training`], [`model`], [`scoring`]: deals to a model, a model and a deal to a score. Pure.
 
+pub mod cli;
 pub mod domain;
 pub mod error;
 pub mod ingest;

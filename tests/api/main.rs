@@ -1,1 +1,1 @@
-fn main() {}
+//! The suite at the edges: the command line and HTTP, with real servers on free ports.
