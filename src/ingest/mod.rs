@@ -2,5 +2,6 @@
 
 pub mod document;
 pub mod mapping;
+pub(crate) mod values;
 
 pub use mapping::Mapping;
