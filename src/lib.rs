@@ -9,6 +9,7 @@ pub mod cli;
 pub mod domain;
 pub mod error;
 pub mod ingest;
+pub mod learning;
 pub mod model;
 pub mod progress;
 pub mod scoring;
