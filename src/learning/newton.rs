@@ -6,24 +6,25 @@
 //! and Nelder, Generalized Linear Models, 1989, ch. 4).
 
 use linfa_linalg::cholesky::SolveCInplace;
-use ndarray::{Array1, Array2};
+use ndarray::{Array1, Array2, Axis};
 
-use super::design::Design;
+use super::design::{Block, Design};
 use crate::domain::probability::logistic;
 
 /// Steps before giving up; from a cold start ten are usual.
 const STEPS_MAX: usize = 100;
 /// Halvings of one step before it is called fruitless.
 const HALVINGS_MAX: usize = 40;
-/// Curvature added to the diagonal, relative to the largest, so that collinear columns without a
-/// penalty still have a Cholesky factor.
+/// Relative addition to each diagonal entry, so that columns which are collinear to the last digit
+/// still have a Cholesky factor.
 const RIDGE: f64 = 1e-12;
 
 /// Where the search ended.
 pub struct Optimum {
     /// The coefficients followed by the intercept.
     pub params: Vec<f64>,
-    /// Largest absolute entry of the gradient of the *mean* loss.
+    /// Largest absolute entry of the gradient of the *mean* loss, each divided by the root mean
+    /// square of its column where that is above one, so that units do not matter.
     pub gradient_max: f64,
 }
 
@@ -35,12 +36,17 @@ pub fn minimise(
     start: Vec<f64>,
     tolerance: f64,
 ) -> Optimum {
+    let scales = column_scales(design);
+    let gradient_max = |gradient: &[f64]| {
+        let scaled = gradient.iter().zip(&scales).map(|(g, s)| (g / s).abs());
+        scaled.fold(0.0, f64::max) / design.rows() as f64
+    };
     let mut params = start;
     let mut eta = design.linear_predictor(&params);
     let mut loss = objective(&eta, won, alpha, &params);
     let mut gradient = gradient(design, &eta, won, alpha, &params);
     for _ in 0..STEPS_MAX {
-        if max_abs(&gradient) <= tolerance * design.rows() as f64 {
+        if gradient_max(&gradient) <= tolerance {
             break;
         }
         let Some(step) = newton_step(design, &eta, alpha, &gradient) else {
@@ -53,7 +59,7 @@ pub fn minimise(
         gradient = self::gradient(design, &eta, won, alpha, &params);
     }
     Optimum {
-        gradient_max: max_abs(&gradient) / design.rows() as f64,
+        gradient_max: gradient_max(&gradient),
         params,
     }
 }
@@ -68,19 +74,37 @@ pub fn hessian(design: &Design, eta: &[f64], alpha: f64) -> Array2<f64> {
         })
         .collect();
     let mut hessian = design.information(&weights);
-    let largest = hessian.diag().iter().copied().fold(0.0, f64::max);
     for column in 0..=design.width() {
         let penalty = if column < design.width() { alpha } else { 0.0 };
-        hessian[(column, column)] += penalty + RIDGE * (largest + f64::MIN_POSITIVE);
+        let diagonal = &mut hessian[(column, column)];
+        *diagonal = (*diagonal + penalty) * (1.0 + RIDGE) + f64::MIN_POSITIVE;
     }
     hessian
 }
 
+/// Root mean square of each column, at least one; one for the intercept.
+fn column_scales(design: &Design) -> Vec<f64> {
+    let mut scales = vec![1.0; design.width() + 1];
+    for (index, block) in design.blocks().iter().enumerate() {
+        if let Block::Numeric(values) = block {
+            let squares: f64 = values.iter().map(|v| v * v).sum();
+            scales[design.offset(index)] = (squares / values.len() as f64).sqrt().max(1.0);
+        }
+    }
+    scales
+}
+
 fn newton_step(design: &Design, eta: &[f64], alpha: f64, gradient: &[f64]) -> Option<Vec<f64>> {
     let mut hessian = hessian(design, eta, alpha);
-    let mut step = Array1::from(gradient.to_vec()).insert_axis(ndarray::Axis(1));
+    // Scaled to a diagonal of ones first: columns in euros beside columns in shares would cost the
+    // factorisation all its digits.
+    let scale: Array1<f64> = hessian.diag().mapv(|h| h.sqrt().recip());
+    hessian
+        .indexed_iter_mut()
+        .for_each(|((r, c), h)| *h *= scale[r] * scale[c]);
+    let mut step = (&Array1::from(gradient.to_vec()) * &scale).insert_axis(Axis(1));
     hessian.solvec_inplace(&mut step).ok()?;
-    let step = step.into_raw_vec_and_offset().0;
+    let step: Vec<f64> = step.iter().zip(&scale).map(|(s, k)| s * k).collect();
     step.iter().all(|s| s.is_finite()).then_some(step)
 }
 
@@ -137,8 +161,4 @@ fn gradient(design: &Design, eta: &[f64], won: &[bool], alpha: f64, params: &[f6
 /// `ln(1 + exp(x))` without overflow.
 pub fn softplus(x: f64) -> f64 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
-}
-
-fn max_abs(values: &[f64]) -> f64 {
-    values.iter().fold(0.0, |m: f64, v| m.max(v.abs()))
 }
