@@ -6,8 +6,11 @@
 //! - [`training`], [`model`], [`scoring`]: deals to a model, a model and a deal to a score. Pure.
 
 pub mod cli;
+pub mod columns;
 pub mod domain;
 pub mod error;
+pub mod evaluation;
+pub mod features;
 pub mod ingest;
 pub mod learning;
 pub mod model;

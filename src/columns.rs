@@ -1,0 +1,850 @@
+//! From the values of a column to numbers that a linear model can weigh: what a column holds is
+//! found by looking, how it is treated is fitted on training rows and kept in the model.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{AttributeValue, Exchange, Snapshot};
+use crate::error::Result;
+use crate::features::{Feature, Reading, days_between, feature};
+use crate::ingest::Mapping;
+use crate::ingest::mapping::ColumnType;
+use crate::ingest::values::{TimeReader, read_boolean};
+use crate::learning::design::{Block, NO_LEVEL};
+
+/// Share of the values that must be numbers (or dates) for the column to be one of numbers (or
+/// dates); the odd rest is treated as missing.
+const TYPE_SHARE_MIN: f64 = 0.98;
+/// Rows that must be missing for the missing value to get a coefficient of its own.
+const MISSING_ROWS_MIN: usize = 5;
+/// Rows that must differ from the commonest value for a column to be worth a coefficient.
+const DIFFERING_ROWS_MIN: usize = 5;
+/// Levels of one category that get a coefficient of their own, the commonest first.
+const LEVELS_MAX: usize = 300;
+/// Distinct texts above which "nearly every row has its own" can be said.
+const UNIQUE_TEXTS_MIN: usize = 20;
+
+/// Where the values of a column come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// A row of the table of features.
+    Feature(String),
+    /// An attribute of the company's own.
+    Attribute(String),
+}
+
+/// A column of the model: where it reads, how, and what each value weighs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Column {
+    /// The name that reasons give; unique in a model.
+    pub name: String,
+    pub source: Source,
+    pub holds: ColumnType,
+    #[serde(flatten)]
+    pub treatment: Treatment,
+    /// Mean of the column's weight over the training rows, log-odds: subtracted from every weight,
+    /// so that a contribution is against the average deal.
+    pub center: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "treatment", rename_all = "snake_case")]
+pub enum Treatment {
+    Number(NumberTreatment),
+    Category(CategoryTreatment),
+}
+
+/// `coefficient x (transform(clamp(x, low, high)) - mean) / deviation`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NumberTreatment {
+    pub transform: Transform,
+    /// Mean and standard deviation of the transformed values of the training rows.
+    pub mean: f64,
+    pub deviation: f64,
+    /// Smallest and largest value of the training rows: beyond them nothing is known, and the effect
+    /// stays what it is at the edge.
+    pub low: f64,
+    pub high: f64,
+    /// Log-odds for one deviation.
+    pub coefficient: f64,
+    /// What a missing value weighs; without it, a missing value weighs nothing.
+    pub missing: Option<Level>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transform {
+    Identity,
+    /// `ln(1 + x)`, for counts and amounts with a long tail.
+    Log1p,
+}
+
+/// One weight a level.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CategoryTreatment {
+    /// By falling count.
+    pub levels: Vec<Level>,
+    /// The rare levels together; the place of a level never seen.
+    pub other: Option<Level>,
+    /// What a missing value weighs; without it, a missing value weighs nothing.
+    pub missing: Option<Level>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Level {
+    pub value: String,
+    /// Training rows.
+    pub count: usize,
+    /// Log-odds.
+    pub coefficient: f64,
+}
+
+impl Level {
+    fn new(value: &str, count: usize) -> Self {
+        Self {
+            value: value.to_owned(),
+            count,
+            coefficient: 0.0,
+        }
+    }
+}
+
+impl Transform {
+    fn apply(self, x: f64) -> f64 {
+        match self {
+            Self::Identity => x,
+            Self::Log1p => x.ln_1p(),
+        }
+    }
+}
+
+/// A value as the design matrix has it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Encoded {
+    /// The standardised number; 0 for a missing one and for categories.
+    pub number: f64,
+    /// The level among the column's own, or [`NO_LEVEL`].
+    pub code: u32,
+    pub oddity: Option<Oddity>,
+}
+
+/// What is unusual about a value; becomes a warning of the score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Oddity {
+    UnseenCategory,
+    BelowRange,
+    AboveRange,
+    Unreadable,
+    MissingUnseen,
+}
+
+impl Column {
+    /// Fits the treatment of a column to its training values.
+    ///
+    /// # Errors
+    /// The reason why the column is of no use: constant, unique texts, nothing there.
+    pub fn fit(
+        name: String,
+        source: Source,
+        holds: ColumnType,
+        readings: &[Reading],
+    ) -> Result<Self, String> {
+        let treatment = match holds {
+            ColumnType::Number | ColumnType::Date => Treatment::Number(fit_number(readings)?),
+            ColumnType::Category | ColumnType::Boolean => {
+                Treatment::Category(fit_category(readings)?)
+            }
+        };
+        Ok(Self {
+            name,
+            source,
+            holds,
+            treatment,
+            center: 0.0,
+        })
+    }
+
+    /// Columns of the design matrix: a number has itself and perhaps a missing indicator, a category
+    /// its levels, perhaps the rest, perhaps a missing level.
+    pub fn width(&self) -> usize {
+        match &self.treatment {
+            Treatment::Number(t) => 1 + usize::from(t.missing.is_some()),
+            Treatment::Category(t) => t.width(),
+        }
+    }
+
+    /// The design blocks of encoded training rows.
+    pub fn blocks(&self, rows: &[Encoded]) -> Vec<Block> {
+        let codes = || rows.iter().map(|e| e.code).collect();
+        match &self.treatment {
+            Treatment::Number(t) => {
+                let mut blocks = vec![Block::Numeric(rows.iter().map(|e| e.number).collect())];
+                if t.missing.is_some() {
+                    blocks.push(Block::Codes {
+                        codes: codes(),
+                        levels: 1,
+                    });
+                }
+                blocks
+            }
+            Treatment::Category(t) => vec![Block::Codes {
+                codes: codes(),
+                levels: t.width(),
+            }],
+        }
+    }
+
+    /// Takes the fitted coefficients, in the order of [`Self::blocks`], and centers the column;
+    /// returns the center, which belongs into the intercept.
+    pub fn take_coefficients(&mut self, coefficients: &[f64], rows: usize) -> f64 {
+        debug_assert_eq!(coefficients.len(), self.width());
+        match &mut self.treatment {
+            Treatment::Number(t) => {
+                t.coefficient = coefficients[0];
+                if let Some(missing) = &mut t.missing {
+                    missing.coefficient = coefficients[1];
+                }
+            }
+            Treatment::Category(t) => {
+                for (level, coefficient) in t.all_mut().zip(coefficients) {
+                    level.coefficient = *coefficient;
+                }
+            }
+        }
+        self.center = self.mean_weight(rows);
+        self.center
+    }
+
+    /// Mean weight over the training rows, before centering. A standardised number has mean 0.
+    fn mean_weight(&self, rows: usize) -> f64 {
+        let weigh = |level: &Level| level.coefficient * level.count as f64 / rows as f64;
+        match &self.treatment {
+            Treatment::Number(t) => t.missing.iter().map(weigh).sum(),
+            Treatment::Category(t) => t.all().map(weigh).sum(),
+        }
+    }
+
+    /// The weight of an encoded value, log-odds, before centering.
+    pub fn weight(&self, value: Encoded) -> f64 {
+        match &self.treatment {
+            Treatment::Number(t) => match (&t.missing, value.code) {
+                (Some(missing), 0) => missing.coefficient,
+                _ => t.coefficient * value.number,
+            },
+            Treatment::Category(t) => t
+                .all()
+                .nth(value.code as usize)
+                .map_or(self.center, |level| level.coefficient),
+        }
+    }
+
+    /// All numbers of the column, to check that they are finite.
+    pub fn numbers(&self) -> Vec<f64> {
+        let mut numbers = vec![self.center];
+        match &self.treatment {
+            Treatment::Number(t) => {
+                numbers.extend([t.mean, t.deviation, t.low, t.high, t.coefficient]);
+                numbers.extend(t.missing.iter().map(|level| level.coefficient));
+            }
+            Treatment::Category(t) => numbers.extend(t.all().map(|level| level.coefficient)),
+        }
+        numbers
+    }
+}
+
+impl CategoryTreatment {
+    fn width(&self) -> usize {
+        self.levels.len() + usize::from(self.other.is_some()) + usize::from(self.missing.is_some())
+    }
+
+    /// Levels, other, missing: the order of codes.
+    fn all(&self) -> impl Iterator<Item = &Level> {
+        self.levels.iter().chain(&self.other).chain(&self.missing)
+    }
+
+    fn all_mut(&mut self) -> impl Iterator<Item = &mut Level> {
+        let rest = self.other.iter_mut().chain(self.missing.iter_mut());
+        self.levels.iter_mut().chain(rest)
+    }
+}
+
+/// Reads one column from snapshots: the same for training rows and for scores.
+#[derive(Debug)]
+pub struct ColumnReader {
+    place: Place,
+    holds: ColumnType,
+    missing: HashSet<String>,
+    aliases: HashMap<String, String>,
+    times: TimeReader,
+}
+
+enum Place {
+    Feature(&'static Feature),
+    Attribute(String),
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Feature(feature) => f.debug_tuple("Feature").field(&feature.name).finish(),
+            Self::Attribute(name) => f.debug_tuple("Attribute").field(name).finish(),
+        }
+    }
+}
+
+impl ColumnReader {
+    /// # Errors
+    /// When the source is a feature that this version does not know, or the mapping's zone is unknown.
+    pub fn new(source: &Source, holds: ColumnType, mapping: &Mapping) -> Result<Self> {
+        let (place, name) = match source {
+            Source::Feature(name) => {
+                let feature = feature(name).ok_or_else(|| {
+                    crate::error::Error::Malformed(format!(
+                        "this version of dealrank has no feature `{name}`"
+                    ))
+                })?;
+                (Place::Feature(feature), name)
+            }
+            Source::Attribute(name) => (Place::Attribute(name.clone()), name),
+        };
+        let aliases = mapping.aliases.get(name).cloned().unwrap_or_default();
+        Ok(Self {
+            place,
+            holds,
+            missing: mapping.missing.of(name).iter().cloned().collect(),
+            aliases: aliases.into_iter().collect(),
+            times: TimeReader::new(&mapping.time, Timestamp::MAX)?,
+        })
+    }
+
+    /// The same column, holding something else.
+    pub fn holding(self, holds: ColumnType) -> Self {
+        Self { holds, ..self }
+    }
+
+    pub fn read<'a>(&'a self, snapshot: &Snapshot<'a>, exchange: &Exchange) -> Reading<'a> {
+        match &self.place {
+            Place::Feature(feature) => (feature.read)(snapshot, exchange),
+            Place::Attribute(name) => {
+                let Some(text) = self.text(snapshot.attribute(name)) else {
+                    return Reading::Missing;
+                };
+                self.interpret(text, snapshot)
+            }
+        }
+    }
+
+    /// The value of an attribute as a text, with missing tokens and aliases applied.
+    fn text<'a>(&'a self, value: Option<&'a AttributeValue>) -> Option<Cow<'a, str>> {
+        let text = match value? {
+            AttributeValue::Null => return None,
+            AttributeValue::Bool(value) => Cow::Borrowed(if *value { "true" } else { "false" }),
+            AttributeValue::Number(value) => Cow::Owned(value.to_string()),
+            AttributeValue::Text(text) => Cow::Borrowed(text.trim()),
+        };
+        if text.is_empty() || self.missing.contains(text.as_ref()) {
+            return None;
+        }
+        match self.aliases.get(text.as_ref()) {
+            Some(alias) => Some(Cow::Borrowed(alias)),
+            None => Some(text),
+        }
+    }
+
+    fn interpret<'a>(&'a self, text: Cow<'a, str>, snapshot: &Snapshot<'a>) -> Reading<'a> {
+        match self.holds {
+            ColumnType::Category => Reading::Text(text),
+            ColumnType::Boolean => match read_boolean(&text) {
+                Some(true) => Reading::Text(Cow::Borrowed("true")),
+                Some(false) => Reading::Text(Cow::Borrowed("false")),
+                None => Reading::Unreadable(text),
+            },
+            ColumnType::Number => match read_number(&text) {
+                Some(number) => Reading::Number(number),
+                None => Reading::Unreadable(text),
+            },
+            ColumnType::Date => match self.times.read(&text, false) {
+                Ok(date) => days_before_creation(date, snapshot),
+                Err(_) => Reading::Unreadable(text),
+            },
+        }
+    }
+
+    /// What the values of an attribute hold, by looking at all of them.
+    pub fn discover<'a>(&'a self, snapshots: &[Snapshot<'a>]) -> ColumnType {
+        let Place::Attribute(name) = &self.place else {
+            return self.holds;
+        };
+        let (mut values, mut booleans, mut numbers, mut dates) = (0usize, 0usize, 0usize, 0usize);
+        for snapshot in snapshots {
+            let Some(text) = self.text(snapshot.attribute(name)) else {
+                continue;
+            };
+            values += 1;
+            booleans += usize::from(read_boolean(&text).is_some());
+            let is_number = read_number(&text).is_some();
+            numbers += usize::from(is_number);
+            dates += usize::from(!is_number && self.times.read(&text, false).is_ok());
+        }
+        let is_mostly = |count: usize| values > 0 && count as f64 >= TYPE_SHARE_MIN * values as f64;
+        if values > 0 && booleans == values {
+            ColumnType::Boolean
+        } else if is_mostly(numbers) {
+            ColumnType::Number
+        } else if is_mostly(dates) {
+            ColumnType::Date
+        } else {
+            ColumnType::Category
+        }
+    }
+}
+
+/// A date counts as days before the deal's creation. A later date was not known then, and without a
+/// creation there is nothing to count from.
+fn days_before_creation<'a>(date: Timestamp, snapshot: &Snapshot<'a>) -> Reading<'a> {
+    match snapshot.created_at() {
+        Some(created_at) if date <= created_at => Reading::Number(days_between(date, created_at)),
+        _ => Reading::Missing,
+    }
+}
+
+/// A finite number as people write them: `1200`, `-3.5e2`, `$1,200.50`, `12%`.
+pub fn read_number(text: &str) -> Option<f64> {
+    let text = text.trim().trim_start_matches(['$', '€', '£']);
+    let text = text.strip_suffix('%').unwrap_or(text).trim();
+    // `inf`, `nan` and their like are words here, not numbers.
+    let starts_as_number = text.starts_with(|c: char| c.is_ascii_digit() || "+-.".contains(c));
+    if !starts_as_number || text.contains(['i', 'I', 'n', 'N']) {
+        return None;
+    }
+    let number = match text.parse::<f64>() {
+        Ok(number) => number,
+        Err(_) if has_thousands_commas(text) => text.replace(',', "").parse().ok()?,
+        Err(_) => return None,
+    };
+    number.is_finite().then_some(number)
+}
+
+fn has_thousands_commas(text: &str) -> bool {
+    let whole = text.trim_start_matches(['+', '-']);
+    let whole = whole.split('.').next().unwrap_or_default();
+    let mut groups = whole.split(',');
+    let first = groups.next().unwrap_or_default();
+    whole.contains(',')
+        && (1..=3).contains(&first.len())
+        && groups.all(|g| g.len() == 3 && g.bytes().all(|b| b.is_ascii_digit()))
+}
+
+fn fit_number(readings: &[Reading]) -> Result<NumberTreatment, String> {
+    let values: Vec<f64> = readings
+        .iter()
+        .filter_map(|reading| match reading {
+            Reading::Number(number) => Some(*number),
+            _ => None,
+        })
+        .collect();
+    let missing_count = readings.len() - values.len();
+    if values.is_empty() {
+        return Err("no value in any row".into());
+    }
+    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let common = commonest_count(values.iter().map(|v| v.to_bits()));
+    let differing = values.len() - common;
+    if differing < DIFFERING_ROWS_MIN {
+        if missing_count < DIFFERING_ROWS_MIN {
+            return Err(constant_reason(differing + missing_count, readings.len()));
+        }
+        return Err(format!(
+            "the same number wherever it is not missing ({differing} rows differ)"
+        ));
+    }
+    if is_id(&values) {
+        return Err("every row has a whole number of its own: an id".into());
+    }
+    let transform = choose_transform(&values, low);
+    let transformed: Vec<f64> = values.iter().map(|v| transform.apply(*v)).collect();
+    let (mean, deviation) = moments(&transformed);
+    if !(deviation.is_finite() && deviation > 0.0) {
+        return Err("its numbers are too large to compare".into());
+    }
+    Ok(NumberTreatment {
+        transform,
+        mean,
+        deviation,
+        low,
+        high,
+        coefficient: 0.0,
+        missing: (missing_count >= MISSING_ROWS_MIN).then(|| Level::new("missing", missing_count)),
+    })
+}
+
+fn constant_reason(differing: usize, rows: usize) -> String {
+    if differing == 0 {
+        "constant".into()
+    } else {
+        format!("all but constant: {differing} of {rows} rows differ")
+    }
+}
+
+fn commonest_count<T: std::hash::Hash + Eq>(values: impl Iterator<Item = T>) -> usize {
+    let mut counts: HashMap<T, usize> = HashMap::new();
+    for value in values {
+        *counts.entry(value).or_default() += 1;
+    }
+    counts.into_values().max().unwrap_or(0)
+}
+
+/// Whole numbers, none of them twice: a counter, not a measure. Few rows prove nothing.
+fn is_id(values: &[f64]) -> bool {
+    let mut seen = HashSet::new();
+    values.len() >= 100
+        && values
+            .iter()
+            .all(|v| v.fract() == 0.0 && seen.insert(v.to_bits()))
+}
+
+/// The logarithm where it makes a lopsided column of positive numbers more even.
+fn choose_transform(values: &[f64], low: f64) -> Transform {
+    if low < 0.0 {
+        return Transform::Identity;
+    }
+    let logs: Vec<f64> = values.iter().map(|v| v.ln_1p()).collect();
+    let (plain, logged) = (skewness(values), skewness(&logs));
+    if plain > 1.0 && logged.abs() < plain.abs() {
+        Transform::Log1p
+    } else {
+        Transform::Identity
+    }
+}
+
+/// Mean and standard deviation (divided by n).
+fn moments(values: &[f64]) -> (f64, f64) {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let variance = values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / count;
+    (mean, variance.sqrt())
+}
+
+/// Third standardised moment.
+fn skewness(values: &[f64]) -> f64 {
+    let (mean, deviation) = moments(values);
+    let cubes: f64 = values
+        .iter()
+        .map(|v| ((v - mean) / deviation).powi(3))
+        .sum();
+    cubes / values.len() as f64
+}
+
+fn fit_category(readings: &[Reading]) -> Result<CategoryTreatment, String> {
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for reading in readings {
+        if let Reading::Text(text) = reading {
+            *counts.entry(text.as_ref()).or_default() += 1;
+        }
+    }
+    let present: usize = counts.values().sum();
+    let missing_count = readings.len() - present;
+    if present == 0 {
+        return Err("no value in any row".into());
+    }
+    if counts.len() > UNIQUE_TEXTS_MIN && counts.len() * 2 > present {
+        return Err(format!(
+            "{} different texts in {present} rows: a name or an id, not a category",
+            counts.len()
+        ));
+    }
+    let mut levels: Vec<(&str, usize)> = counts.into_iter().collect();
+    levels.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
+    let commonest = levels[0].1.max(missing_count);
+    if readings.len() - commonest < DIFFERING_ROWS_MIN {
+        return Err(constant_reason(readings.len() - commonest, readings.len()));
+    }
+    let rows_min = level_rows_min(readings.len());
+    let kept = levels
+        .iter()
+        .take(LEVELS_MAX)
+        .take_while(|(_, count)| *count >= rows_min)
+        .count();
+    let rare_count: usize = levels[kept..].iter().map(|(_, count)| count).sum();
+    let kept_levels = &levels[..kept];
+    Ok(CategoryTreatment {
+        levels: kept_levels.iter().map(|(v, n)| Level::new(v, *n)).collect(),
+        other: (rare_count > 0).then(|| Level::new("other", rare_count)),
+        missing: (missing_count >= MISSING_ROWS_MIN).then(|| Level::new("missing", missing_count)),
+    })
+}
+
+/// Rows that a level needs for a coefficient of its own: 3 in small data, 10 from 2,000 rows on.
+fn level_rows_min(rows: usize) -> usize {
+    (rows / 200).clamp(3, 10)
+}
+
+/// A column's treatment made ready for reading many values.
+#[derive(Debug)]
+pub struct Encoder<'a> {
+    treatment: &'a Treatment,
+    codes: HashMap<&'a str, u32>,
+}
+
+impl<'a> Encoder<'a> {
+    pub fn new(column: &'a Column) -> Self {
+        let codes = match &column.treatment {
+            Treatment::Number(_) => HashMap::new(),
+            Treatment::Category(t) => t
+                .levels
+                .iter()
+                .enumerate()
+                .map(|(code, level)| (level.value.as_str(), code as u32))
+                .collect(),
+        };
+        Self {
+            treatment: &column.treatment,
+            codes,
+        }
+    }
+
+    pub fn encode(&self, reading: &Reading) -> Encoded {
+        encode(self.treatment, reading, |text| {
+            self.codes.get(text).copied()
+        })
+    }
+}
+
+/// Encodes one reading; `code_of` finds the code of a known level.
+pub fn encode(
+    treatment: &Treatment,
+    reading: &Reading,
+    code_of: impl Fn(&str) -> Option<u32>,
+) -> Encoded {
+    match treatment {
+        Treatment::Number(t) => encode_number(t, reading),
+        Treatment::Category(t) => encode_category(t, reading, code_of),
+    }
+}
+
+fn encode_number(t: &NumberTreatment, reading: &Reading) -> Encoded {
+    let missing = |oddity: Option<Oddity>| Encoded {
+        number: 0.0,
+        code: if t.missing.is_some() { 0 } else { NO_LEVEL },
+        oddity: oddity.or_else(|| t.missing.is_none().then_some(Oddity::MissingUnseen)),
+    };
+    match reading {
+        Reading::Number(x) => {
+            let oddity = if *x < t.low {
+                Some(Oddity::BelowRange)
+            } else if *x > t.high {
+                Some(Oddity::AboveRange)
+            } else {
+                None
+            };
+            let transformed = t.transform.apply(x.clamp(t.low, t.high));
+            Encoded {
+                number: (transformed - t.mean) / t.deviation,
+                code: NO_LEVEL,
+                oddity,
+            }
+        }
+        Reading::Missing => missing(None),
+        Reading::Text(_) | Reading::Unreadable(_) => missing(Some(Oddity::Unreadable)),
+    }
+}
+
+fn encode_category(
+    t: &CategoryTreatment,
+    reading: &Reading,
+    code_of: impl Fn(&str) -> Option<u32>,
+) -> Encoded {
+    let other_code = t.levels.len() as u32;
+    let missing_code = other_code + u32::from(t.other.is_some());
+    let (code, oddity) = match reading {
+        Reading::Text(text) => match code_of(text) {
+            Some(code) => (code, None),
+            None if t.other.is_some() => (other_code, Some(Oddity::UnseenCategory)),
+            None => (NO_LEVEL, Some(Oddity::UnseenCategory)),
+        },
+        Reading::Missing if t.missing.is_some() => (missing_code, None),
+        Reading::Missing => (NO_LEVEL, Some(Oddity::MissingUnseen)),
+        Reading::Number(_) | Reading::Unreadable(_) => {
+            let code = if t.missing.is_some() {
+                missing_code
+            } else {
+                NO_LEVEL
+            };
+            (code, Some(Oddity::Unreadable))
+        }
+    };
+    Encoded {
+        number: 0.0,
+        code,
+        oddity,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{Deal, DealId};
+
+    fn texts<'a>(values: &[(&'a str, usize)]) -> Vec<Reading<'a>> {
+        let repeated = values.iter().flat_map(|&(v, n)| std::iter::repeat_n(v, n));
+        repeated
+            .map(|v| match v {
+                "" => Reading::Missing,
+                v => Reading::Text(Cow::Borrowed(v)),
+            })
+            .collect()
+    }
+
+    fn fit(holds: ColumnType, readings: &[Reading]) -> Result<Column, String> {
+        Column::fit("c".into(), Source::Attribute("c".into()), holds, readings)
+    }
+
+    fn numbers(values: &[f64]) -> Vec<Reading<'static>> {
+        values.iter().map(|v| Reading::Number(*v)).collect()
+    }
+
+    #[test]
+    fn numbers_are_read_as_people_write_them() {
+        for (text, number) in [
+            ("1200", 1200.0),
+            (" -3.5e2 ", -350.0),
+            ("$1,200.50", 1200.5),
+            ("12%", 12.0),
+            ("1,234,567", 1_234_567.0),
+        ] {
+            assert_eq!(read_number(text), Some(number), "{text}");
+        }
+        for text in [
+            "",
+            "nan",
+            "inf",
+            "-inf",
+            "1e999",
+            "12,34",
+            "02.Medium",
+            "1 2",
+            "-",
+        ] {
+            assert_eq!(read_number(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn rare_and_unseen_categories_have_a_place() {
+        let readings = texts(&[
+            ("web", 50),
+            ("event", 40),
+            ("fax", 1),
+            ("telex", 2),
+            ("", 20),
+        ]);
+        let column = fit(ColumnType::Category, &readings).unwrap();
+        assert_eq!(column.width(), 4, "web, event, other, missing");
+        let encoder = Encoder::new(&column);
+        let encode = |text: &'static str| encoder.encode(&Reading::Text(Cow::Borrowed(text)));
+        assert_eq!(encode("web").code, 0);
+        assert_eq!(encode("web").oddity, None);
+        assert_eq!((encode("fax").code, encode("never").code), (2, 2));
+        assert_eq!(encode("never").oddity, Some(Oddity::UnseenCategory));
+        assert_eq!(encoder.encode(&Reading::Missing).code, 3);
+    }
+
+    #[test]
+    fn an_unseen_value_without_a_place_weighs_nothing() {
+        let mut column = fit(ColumnType::Category, &texts(&[("a", 30), ("b", 10)])).unwrap();
+        let center = column.take_coefficients(&[1.0, -1.0], 40);
+        assert_eq!(center, 0.5);
+        let encoder = Encoder::new(&column);
+        for odd in [Reading::Missing, Reading::Text("c".into())] {
+            let encoded = encoder.encode(&odd);
+            assert!(encoded.oddity.is_some());
+            assert_eq!(column.weight(encoded) - column.center, 0.0);
+        }
+    }
+
+    #[test]
+    fn useless_columns_say_why() {
+        let constant = fit(ColumnType::Category, &texts(&[("No", 9240)]));
+        assert_eq!(constant.unwrap_err(), "constant");
+        let nearly = fit(ColumnType::Category, &texts(&[("No", 9238), ("Yes", 2)]));
+        assert_eq!(
+            nearly.unwrap_err(),
+            "all but constant: 2 of 9240 rows differ"
+        );
+        let names: Vec<String> = (0..100).map(|i| format!("deal {i}")).collect();
+        let names: Vec<Reading> = names.iter().map(|n| Reading::Text(n.into())).collect();
+        assert!(
+            fit(ColumnType::Category, &names)
+                .unwrap_err()
+                .contains("100 different")
+        );
+        let ids: Vec<f64> = (0..200).map(|i| f64::from(579_533 + i * 7)).collect();
+        assert!(
+            fit(ColumnType::Number, &numbers(&ids))
+                .unwrap_err()
+                .contains("an id")
+        );
+        let none = fit(ColumnType::Number, &[Reading::Missing, Reading::Missing]);
+        assert_eq!(none.unwrap_err(), "no value in any row");
+    }
+
+    #[test]
+    fn numbers_are_standardised_and_stay_inside_what_was_seen() {
+        let values: Vec<f64> = (0..100).map(|i| f64::from(i % 10)).collect();
+        let column = fit(ColumnType::Number, &numbers(&values)).unwrap();
+        let encoder = Encoder::new(&column);
+        let encode = |x: f64| encoder.encode(&Reading::Number(x));
+        let mean: f64 = values.iter().map(|v| encode(*v).number).sum::<f64>() / 100.0;
+        let square: f64 = values
+            .iter()
+            .map(|v| encode(*v).number.powi(2))
+            .sum::<f64>()
+            / 100.0;
+        assert!(mean.abs() < 1e-12 && (square - 1.0).abs() < 1e-12);
+        assert_eq!(encode(1e300).number, encode(9.0).number);
+        assert_eq!(encode(1e300).oddity, Some(Oddity::AboveRange));
+        assert_eq!(encode(-1.0).oddity, Some(Oddity::BelowRange));
+        assert_eq!(
+            encoder.encode(&Reading::Missing).oddity,
+            Some(Oddity::MissingUnseen)
+        );
+    }
+
+    #[test]
+    fn long_tails_are_taken_on_a_log_scale() {
+        let amounts: Vec<f64> = (0..200).map(|i| (f64::from(i) / 20.0).exp()).collect();
+        let Treatment::Number(t) = fit(ColumnType::Number, &numbers(&amounts))
+            .unwrap()
+            .treatment
+        else {
+            unreachable!()
+        };
+        assert_eq!(t.transform, Transform::Log1p);
+    }
+
+    #[test]
+    fn what_a_column_holds_is_found_by_looking() {
+        let columns = [
+            ("yes", ColumnType::Boolean),
+            ("1", ColumnType::Boolean),
+            ("17.5", ColumnType::Number),
+            ("2026-01-05", ColumnType::Date),
+            ("Web", ColumnType::Category),
+        ];
+        for (text, holds) in columns {
+            let mut deal = Deal::new(DealId::new("d").unwrap());
+            let value = AttributeValue::Text(text.into());
+            deal.attributes.insert("c".into(), value);
+            let source = Source::Attribute("c".into());
+            let mapping = Mapping::default();
+            let reader = ColumnReader::new(&source, ColumnType::Category, &mapping).unwrap();
+            let snapshot = Snapshot::at(&deal, Timestamp::UNIX_EPOCH);
+            assert_eq!(reader.discover(&[snapshot]), holds, "{text}");
+        }
+    }
+}
