@@ -1,12 +1,42 @@
 //! From deals as they were to a model.
+//!
+//! Closed deals become rows ([`rows`]), the newest deals are held out to judge the recipe, and the
+//! model that is kept is fitted by the same recipe on all of them.
+
+pub mod rows;
+
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 
-use crate::domain::{Deal, Exchange};
-use crate::error::Result;
+use crate::columns::{Column, ColumnReader, Encoder, Source};
+use crate::domain::{Deal, Exchange, LogOdds, Probability, Snapshot};
+use crate::error::{Error, Result};
+use crate::evaluation::{Evaluation, Judged, evaluate as judge};
+use crate::features::{FEATURES, Reading};
 use crate::ingest::Mapping;
-use crate::model::Model;
-use crate::progress::OnProgress;
+use crate::ingest::mapping::ColumnType;
+use crate::learning::design::Design;
+use crate::learning::estimator::{self, Fitted};
+use crate::model::{Basis, Covariance, Dropped, Model, ModelParts, Report, Training};
+use crate::progress::{OnProgress, Progress};
+use crate::scoring::Scorer;
+use rows::{History, Row};
+
+/// Penalties tried, the strongest first: each fit starts where the one before ended.
+const ALPHAS: [f64; 10] = [3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1];
+/// The penalty where there are too few deals to choose one.
+const ALPHA_UNCHOSEN: f64 = 10.0;
+const FOLDS: usize = 5;
+/// Penalties in a row that must be worse than the best before the search stops.
+const WORSE_MAX: usize = 2;
+/// Drives the folds and the bootstrap: the same deals give the same model.
+const SEED: u64 = 20_260_101;
+/// Won and lost deals that each side of a split needs for its measures to mean anything.
+const HELD_OUT_MIN: usize = 10;
 
 /// What training needs besides deals.
 #[derive(Debug, Clone)]
@@ -21,11 +51,398 @@ pub struct TrainOptions {
     pub exchange: Exchange,
 }
 
-/// Trains on the closed deals among `deals`; the open ones only inform warnings.
+/// Trains on the closed deals among `deals`; open ones are left out.
 ///
 /// # Errors
 /// `Unusable` when there are no closed deals, only wins, or only losses.
 pub fn train(deals: &[Deal], options: &TrainOptions, on_progress: OnProgress) -> Result<Model> {
-    let _ = (deals, options, on_progress);
-    todo!("learning")
+    let history = History::of(deals, options.as_of)?;
+    let report = report(&history, options, on_progress)?;
+    let all: Vec<usize> = (0..history.rows.len()).collect();
+    let (model, _) = fit(&history, &all, options, report, on_progress)?;
+    Ok(model)
+}
+
+/// Judges a model on the closed deals among `deals`, which it must not have seen; `None` when there
+/// are none.
+///
+/// # Errors
+/// `Unusable` when no closed deal is among them.
+pub fn evaluate(scorer: &Scorer, deals: &[Deal], as_of: Timestamp) -> Result<Option<Evaluation>> {
+    let basis = scorer.model().training.basis;
+    let history = History::with_basis(deals, as_of, basis)?;
+    let all: Vec<usize> = (0..history.rows.len()).collect();
+    let judged = judge_rows(scorer, &history, &all);
+    Ok(judge(&judged, scorer.model().training.base_rate, SEED))
+}
+
+/// Judges a model on the deals that were open at a moment and closed later: what a ranking on that
+/// day would have been worth.
+///
+/// # Errors
+/// `Unusable` when there are no such deals.
+pub fn evaluate_at(scorer: &Scorer, deals: &[Deal], at: Timestamp) -> Result<Option<Evaluation>> {
+    let history = History::open_at(deals, at, scorer.model().training.basis)?;
+    let all: Vec<usize> = (0..history.rows.len()).collect();
+    let judged = judge_rows(scorer, &history, &all);
+    Ok(judge(&judged, scorer.model().training.base_rate, SEED))
+}
+
+fn judge_rows(scorer: &Scorer, history: &History, picked: &[usize]) -> Vec<Judged> {
+    picked
+        .iter()
+        .map(|&index| {
+            let row = &history.rows[index];
+            let log_odds = scorer.log_odds(&history.snapshot(row));
+            Judged {
+                probability: crate::domain::probability::logistic(log_odds),
+                won: row.won,
+                deal: row.deal,
+            }
+        })
+        .collect()
+}
+
+/// Fits the recipe on older deals and judges it on newer ones.
+fn report(history: &History, options: &TrainOptions, on_progress: OnProgress) -> Result<Report> {
+    let split = history.split();
+    let (train_deals, test_deals) = (split.train.len(), split.test.len());
+    let enough = |deals: &[usize]| {
+        let won = deals.iter().filter(|&&d| history.is_won(d)).count();
+        won.min(deals.len() - won) >= HELD_OUT_MIN
+    };
+    if !enough(&split.train) || !enough(&split.test) {
+        return Ok(Report {
+            split: format!(
+                "too few deals to hold any out: {HELD_OUT_MIN} won and {HELD_OUT_MIN} lost ones are needed on either side ({})",
+                split.how
+            ),
+            train_deals,
+            held_out: None,
+        });
+    }
+    let unjudged = Report {
+        split: split.how.clone(),
+        train_deals,
+        held_out: None,
+    };
+    let train_rows = history.rows_of(&split.train);
+    let (model, exchange) = fit(history, &train_rows, options, unjudged, on_progress)?;
+    let base_rate = model.training.base_rate;
+    let scorer = Scorer::new(model.into(), exchange.into())?;
+    on_progress(phase("judging", 0, test_deals));
+    let judged = judge_rows(&scorer, history, &history.rows_of(&split.test));
+    Ok(Report {
+        split: split.how,
+        train_deals,
+        held_out: judge(&judged, base_rate, SEED),
+    })
+}
+
+fn phase(phase: &'static str, done: usize, total: usize) -> Progress {
+    Progress {
+        phase,
+        done: done as u64,
+        total: total as u64,
+    }
+}
+
+/// The recipe: columns by looking, the penalty by cross-validation, then the fit.
+fn fit(
+    history: &History,
+    picked: &[usize],
+    options: &TrainOptions,
+    report: Report,
+    on_progress: OnProgress,
+) -> Result<(Model, Exchange)> {
+    let rows: Vec<&Row> = picked.iter().map(|&index| &history.rows[index]).collect();
+    let snapshots: Vec<Snapshot> = rows.iter().map(|row| history.snapshot(row)).collect();
+    let won: Vec<bool> = rows.iter().map(|row| row.won).collect();
+    let Columns {
+        mut columns,
+        dropped,
+        design,
+    } = build_columns(history, &snapshots, options, on_progress)?;
+    let deals: Vec<usize> = rows.iter().map(|row| row.deal).collect();
+    let alpha = choose_alpha(&design, &won, &deals, on_progress)?;
+    on_progress(phase("fitting", 0, 1));
+    let fitted = estimator::fit(&design, &won, alpha, None)?;
+    let mut intercept = fitted.intercept;
+    let mut offset = 0;
+    for column in &mut columns {
+        let coefficients = &fitted.coefficients[offset..offset + column.width()];
+        offset += column.width();
+        intercept += column.take_coefficients(coefficients, rows.len());
+    }
+    let training = training_facts(history, &rows, &won, alpha, &fitted, options);
+    let covariance = covariance(&design, &fitted, alpha, &training)?;
+    let parts = ModelParts {
+        trained_at: options.trained_at,
+        grades: grades(&design, &fitted)?,
+        training,
+        report,
+        intercept,
+        columns,
+        dropped,
+        mapping: options.mapping.clone(),
+        exchange: options.exchange.clone(),
+        covariance,
+    };
+    on_progress(phase("fitting", 1, 1));
+    Ok((Model::new(parts), options.exchange.clone()))
+}
+
+struct Columns {
+    columns: Vec<Column>,
+    dropped: Vec<Dropped>,
+    design: Design,
+}
+
+/// Looks at every feature and attribute, keeps the useful ones and says why not the others.
+fn build_columns(
+    history: &History,
+    snapshots: &[Snapshot],
+    options: &TrainOptions,
+    on_progress: OnProgress,
+) -> Result<Columns> {
+    let attributes = history.attribute_names();
+    let mut dropped = Vec::new();
+    let sources = sources(&attributes, history.basis, &options.mapping, &mut dropped);
+    let (mut columns, mut blocks) = (Vec::new(), Vec::new());
+    for (done, source) in sources.iter().enumerate() {
+        on_progress(phase("reading columns", done, sources.len()));
+        let (name, is_feature) = match source {
+            Source::Feature(name) => (name.clone(), true),
+            Source::Attribute(name) if crate::features::feature(name).is_some() => {
+                (format!("attributes.{name}"), false)
+            }
+            Source::Attribute(name) => (name.clone(), false),
+        };
+        let reader = ColumnReader::new(source, ColumnType::Category, &options.mapping)?;
+        let given = match source {
+            Source::Attribute(name) => options.mapping.columns.types.get(name).copied(),
+            Source::Feature(_) => None,
+        };
+        let holds = if is_feature {
+            holds_of_feature(&reader, snapshots, &options.exchange)
+        } else {
+            given.unwrap_or_else(|| reader.discover(snapshots))
+        };
+        let reader = reader.holding(holds);
+        let readings: Vec<Reading> = snapshots
+            .iter()
+            .map(|snapshot| reader.read(snapshot, &options.exchange))
+            .collect();
+        match Column::fit(name.clone(), source.clone(), holds, &readings) {
+            Ok(column) => {
+                let encoder = Encoder::new(&column);
+                let encoded: Vec<_> = readings.iter().map(|r| encoder.encode(r)).collect();
+                blocks.extend(column.blocks(&encoded));
+                columns.push(column);
+            }
+            // A feature that a flat file cannot have is no news.
+            Err(reason) if is_feature && reason.starts_with("no value") => {}
+            Err(reason) => dropped.push(Dropped {
+                column: name,
+                reason,
+            }),
+        }
+    }
+    let design = Design::new(snapshots.len(), blocks)
+        .map_err(|e| Error::Internal(anyhow::anyhow!("the design matrix: {e}")))?;
+    Ok(Columns {
+        columns,
+        dropped,
+        design,
+    })
+}
+
+/// The columns to look at: features that the rows allow, and attributes that may be used.
+fn sources(
+    attributes: &BTreeSet<&str>,
+    basis: Basis,
+    mapping: &Mapping,
+    dropped: &mut Vec<Dropped>,
+) -> Vec<Source> {
+    let mut sources: Vec<Source> = FEATURES
+        .iter()
+        .filter(|feature| basis == Basis::Landmarks || !feature.needs_history)
+        .map(|feature| Source::Feature(feature.name.into()))
+        .collect();
+    for &name in attributes {
+        let is_in = |names: &[String]| names.iter().any(|n| n == name);
+        let reason = if is_in(&mapping.columns.protected) {
+            Some("protected: never a feature")
+        } else if is_in(&mapping.columns.ignore) {
+            Some("ignored by the mapping")
+        } else {
+            None
+        };
+        match reason {
+            Some(reason) => dropped.push(Dropped {
+                column: name.into(),
+                reason: reason.into(),
+            }),
+            None => sources.push(Source::Attribute(name.into())),
+        }
+    }
+    sources
+}
+
+/// Features are numbers or texts by their nature; the first value tells.
+fn holds_of_feature(
+    reader: &ColumnReader,
+    snapshots: &[Snapshot],
+    exchange: &Exchange,
+) -> ColumnType {
+    let first = snapshots
+        .iter()
+        .map(|snapshot| reader.read(snapshot, exchange))
+        .find(|reading| *reading != Reading::Missing);
+    match first {
+        Some(Reading::Text(_)) => ColumnType::Category,
+        _ => ColumnType::Number,
+    }
+}
+
+/// The penalty with the lowest log loss over folds of whole deals.
+fn choose_alpha(
+    design: &Design,
+    won: &[bool],
+    deals: &[usize],
+    on_progress: OnProgress,
+) -> Result<f64> {
+    let mut folds = folds(design, won, deals);
+    if folds.is_empty() {
+        return Ok(ALPHA_UNCHOSEN);
+    }
+    let mut best = (f64::INFINITY, ALPHA_UNCHOSEN);
+    let mut worse = 0;
+    for (done, &alpha) in ALPHAS.iter().enumerate() {
+        on_progress(phase("choosing the penalty", done, ALPHAS.len()));
+        let mut loss = 0.0;
+        for fold in &mut folds {
+            loss += fold.loss(alpha)?;
+        }
+        if loss < best.0 {
+            best = (loss, alpha);
+            worse = 0;
+        } else {
+            worse += 1;
+        }
+        if worse == WORSE_MAX {
+            break;
+        }
+    }
+    Ok(best.1)
+}
+
+/// One part to fit on and one to judge on, and where the last fit ended.
+struct Fold {
+    train: Design,
+    train_won: Vec<bool>,
+    test: Design,
+    test_won: Vec<bool>,
+    start: Option<Vec<f64>>,
+}
+
+impl Fold {
+    /// Summed log loss of the judged part under a penalty.
+    fn loss(&mut self, alpha: f64) -> Result<f64> {
+        let start = self.start.take();
+        let fitted = estimator::search_only(&self.train, &self.train_won, alpha, start)?;
+        let params = fitted.params();
+        let eta = self.test.linear_predictor(&params);
+        self.start = Some(params);
+        Ok(estimator::log_loss_sum(&eta, &self.test_won))
+    }
+}
+
+/// Folds of whole deals; those whose fitting part has only one outcome are left out.
+fn folds(design: &Design, won: &[bool], deals: &[usize]) -> Vec<Fold> {
+    let mut distinct: Vec<usize> = deals.to_vec();
+    distinct.sort_unstable();
+    distinct.dedup();
+    distinct.shuffle(&mut ChaCha8Rng::seed_from_u64(SEED));
+    let fold_of: std::collections::HashMap<usize, usize> = distinct
+        .iter()
+        .enumerate()
+        .map(|(position, &deal)| (deal, position % FOLDS))
+        .collect();
+    let mut folds = Vec::new();
+    for fold in 0..FOLDS.min(distinct.len()) {
+        let (test, train): (Vec<usize>, Vec<usize>) =
+            (0..deals.len()).partition(|&row| fold_of[&deals[row]] == fold);
+        let pick = |rows: &[usize]| rows.iter().map(|&r| won[r]).collect::<Vec<bool>>();
+        let train_won = pick(&train);
+        if train_won.iter().all(|w| *w) || !train_won.contains(&true) {
+            continue;
+        }
+        folds.push(Fold {
+            train: design.select(&train),
+            train_won,
+            test_won: pick(&test),
+            test: design.select(&test),
+            start: None,
+        });
+    }
+    folds
+}
+
+fn training_facts(
+    history: &History,
+    rows: &[&Row],
+    won: &[bool],
+    alpha: f64,
+    fitted: &Fitted,
+    options: &TrainOptions,
+) -> Training {
+    let deals: BTreeSet<usize> = rows.iter().map(|row| row.deal).collect();
+    let won_deals = deals.iter().filter(|&&deal| history.is_won(deal)).count();
+    let dates: Vec<Timestamp> = deals.iter().filter_map(|&d| history.dated(d)).collect();
+    Training {
+        deals: deals.len(),
+        won_deals,
+        lost_deals: deals.len() - won_deals,
+        rows: rows.len(),
+        base_rate: won.iter().filter(|w| **w).count() as f64 / won.len() as f64,
+        from: dates.iter().min().copied(),
+        to: dates.iter().max().copied(),
+        as_of: options.as_of,
+        basis: history.basis,
+        alpha,
+        is_confirmed_by_linfa: fitted.is_confirmed,
+    }
+}
+
+/// The inverse information, widened by the rows per deal: rows of one deal share its fate, so that
+/// they count as one.
+fn covariance(
+    design: &Design,
+    fitted: &Fitted,
+    alpha: f64,
+    training: &Training,
+) -> Result<Covariance> {
+    let inverse = estimator::covariance(design, fitted, alpha).ok_or_else(|| {
+        Error::Unusable("the columns are too alike to tell their effects apart".into())
+    })?;
+    let rows_per_deal = training.rows as f64 / training.deals as f64;
+    Ok(Covariance::from_fn(inverse.nrows(), |r, c| {
+        inverse[(r, c)] * rows_per_deal
+    }))
+}
+
+/// The quartiles of the training rows' probabilities, the best first.
+fn grades(design: &Design, fitted: &Fitted) -> Result<[Probability; 3]> {
+    let mut eta = design.linear_predictor(&fitted.params());
+    eta.sort_by(|a, b| b.total_cmp(a));
+    let mut bounds = [0.25, 0.5, 0.75].map(|share| eta[(eta.len() as f64 * share) as usize]);
+    bounds.sort_by(|a, b| b.total_cmp(a));
+    let [a, b, c] = bounds.map(LogOdds::new);
+    let unusable = |e: String| Error::Unusable(format!("the fit is not finite: {e}"));
+    Ok([
+        a.map_err(unusable)?.probability(),
+        b.map_err(unusable)?.probability(),
+        c.map_err(unusable)?.probability(),
+    ])
 }

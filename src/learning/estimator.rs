@@ -92,6 +92,11 @@ pub fn covariance(design: &Design, fitted: &Fitted, alpha: f64) -> Option<Array2
     inverse.iter().all(|v| v.is_finite()).then_some(inverse)
 }
 
+/// The summed log loss of linear predictors.
+pub fn log_loss_sum(eta: &[f64], won: &[bool]) -> f64 {
+    newton::objective(eta, won, 0.0, &[0.0])
+}
+
 fn search(
     design: &Design,
     won: &[bool],
