@@ -59,7 +59,7 @@ pub use export::{Files, export};
 pub use opening::ATTRIBUTES;
 
 pub const DEALS_MAX: u64 = 10_000_000;
-pub const EXTRA_COLUMNS_MAX: u32 = 500;
+pub const EXTRA_COLUMNS_MAX: u32 = 400;
 /// Shortest and longest history, in days.
 pub const HISTORY_DAYS: std::ops::RangeInclusive<u32> = 60..=3650;
 pub const AS_OF: std::ops::RangeInclusive<Date> = date(1990, 1, 1)..=date(2199, 12, 31);
