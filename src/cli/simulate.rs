@@ -1,10 +1,12 @@
+use std::io::Write;
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::builder::RangedU64ValueParser;
 use jiff::civil::Date;
 
+use super::bar::Bar;
 use crate::error::Result;
-use crate::progress;
 use crate::simulate::{DEALS_MAX, EXTRA_COLUMNS_MAX, Files, HISTORY_DAYS, Settings, export};
 
 #[derive(Debug, clap::Args)]
@@ -48,8 +50,12 @@ pub fn run(args: Args) -> Result<()> {
         with_truth: args.with_truth,
         gzip: args.gzip,
     };
-    for path in export(&settings, &files, &progress::silent)? {
-        println!("{}", path.display());
+    let bar = Bar::new();
+    let paths = export(&settings, &files, &|progress| bar.show(progress))?;
+    drop(bar);
+    for path in paths {
+        writeln!(std::io::stdout(), "{}", path.display())
+            .context("cannot write the list of files")?;
     }
     Ok(())
 }
