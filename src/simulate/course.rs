@@ -9,7 +9,7 @@ use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 
 use super::clock::Clock;
-use super::opening::{Opening, round_amount};
+use super::opening::{Opening, decimal, round_amount};
 use super::world::{ADVANCING_SHAPE, CHANNELS, LOST_SHAPE, Stage, normal};
 use crate::domain::probability::logistic;
 use crate::domain::{Activity, AttributeValue, Deal, DealId, FieldChange, Outcome};
@@ -89,7 +89,7 @@ impl Course {
         let factor = (0.05 + 0.25 * normal(rng)).exp();
         let visit = self.visits.iter().find(|v| v.stage.name == "Proposal")?;
         let amount = self.opening.amount?;
-        let offered = round_amount(amount.to_f64()? * factor);
+        let offered = decimal(round_amount(amount.to_f64()? * factor));
         (revised && offered != amount).then_some((visit.entered_at, offered))
     }
 

@@ -6,7 +6,7 @@ use jiff::ToSpan;
 use jiff::civil::Date;
 use rand::{Rng, RngExt};
 use rust_decimal::Decimal;
-use rust_decimal::prelude::{FromPrimitive, ToPrimitive};
+use rust_decimal::prelude::FromPrimitive;
 
 use super::world::{
     self, CHAMPIONS, COMPANY_SIZES, COMPETITORS, CompanySize, INDUSTRIES, PIPELINES, PRODUCTS,
@@ -214,33 +214,37 @@ fn draw_amount(
     let wanted_eur = median * (0.75 * normal(rng)).exp();
     let rate = eur_per_unit(currency);
     let amount = round_amount(wanted_eur / rate);
-    let standardised = ((amount.to_f64().unwrap_or_default() * rate).ln() - 9.6) / 1.3;
+    let standardised = ((amount * rate).ln() - 9.6) / 1.3;
     if rng.random_bool(0.05) {
         sheet.add(-0.6);
         return (None, standardised);
     }
     // Large deals are harder than their size alone would say, very small ones too.
     sheet.add(-0.3 * standardised - 0.12 * (standardised * standardised - 1.0));
-    (Some(amount), standardised)
+    (Some(decimal(amount)), standardised)
 }
 
 /// People enter round amounts.
-pub fn round_amount(amount: f64) -> Decimal {
+pub fn round_amount(amount: f64) -> f64 {
     let step = match amount {
         ..2_000.0 => 10.0,
         ..20_000.0 => 50.0,
         ..100_000.0 => 500.0,
         _ => 1000.0,
     };
-    let rounded = ((amount / step).round() * step).max(step);
-    Decimal::from_f64(rounded).expect("amounts stay far below the limits of a decimal")
+    ((amount / step).round() * step).max(step)
 }
 
-pub fn eur_per_unit(currency: &str) -> f64 {
-    world::EUR_PER_UNIT
+pub fn decimal(amount: f64) -> Decimal {
+    Decimal::from_f64(amount).expect("amounts stay far below the limits of a decimal")
+}
+
+fn eur_per_unit(currency: &str) -> f64 {
+    let (_, rate) = world::EUR_PER_UNIT
         .iter()
         .find(|(code, _)| *code == currency)
-        .map_or(1.0, |(_, rate)| *rate)
+        .expect("every currency of a region has a rate");
+    *rate
 }
 
 /// The flag follows the amount only loosely, and chances not at all: many deals get the wrong

@@ -259,3 +259,15 @@ fn nonsense_is_refused_by_name() {
         }
     }
 }
+
+#[test]
+fn the_rates_of_the_simulated_world_hold_on_every_day() {
+    let exchange = exchange();
+    for SimulatedDeal { deal, .. } in simulated(&settings(200, 1)) {
+        let rate = exchange.rate(deal.currency.unwrap(), date(1990, 1, 1));
+        assert!(rate.is_some(), "{:?}", deal.currency);
+    }
+    let pound = "GBP".parse().unwrap();
+    let rate = exchange.rate(pound, date(2026, 10, 1)).unwrap();
+    assert_eq!(rate.to_string(), "1.17");
+}
