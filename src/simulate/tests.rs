@@ -98,12 +98,12 @@ fn the_true_probability_of_open_deals_is_calibrated() {
 }
 
 #[test]
-fn the_true_probability_stays_calibrated_in_each_stage_and_at_each_age() {
-    let settings = settings(30_000, 21);
+fn the_true_probability_stays_calibrated_in_each_stage_age_and_priority() {
+    let settings = settings(60_000, 21);
     let simulation = Simulation::new(&settings).unwrap();
     let moment = simulation.history_length / 2.0;
     let at = simulation.clock.timestamp(moment);
-    let mut by_stage = std::collections::BTreeMap::<String, Vec<(f64, bool)>>::new();
+    let mut by_group = std::collections::BTreeMap::<String, Vec<(f64, bool)>>::new();
     for index in 0..settings.deals_count {
         let course = simulation.course(index);
         let Some(p) = course.win_probability(moment) else {
@@ -111,16 +111,17 @@ fn the_true_probability_stays_calibrated_in_each_stage_and_at_each_age() {
         };
         let deal = course.observe(DealId::new("d").unwrap(), &simulation.clock, at);
         let age_days = (at.as_second() - deal.created_at.unwrap().as_second()) / 86_400;
-        let stage = deal.stage.clone().unwrap();
-        let forecast = (p, course.wins());
-        by_stage.entry(stage).or_default().push(forecast);
         let age = if age_days < 30 { "young" } else { "old" };
-        by_stage.entry(age.to_owned()).or_default().push(forecast);
+        let priority = deal.priority.unwrap_or_default();
+        for group in [deal.stage.unwrap(), age.to_owned(), priority] {
+            let forecast = (p, course.wins());
+            by_group.entry(group).or_default().push(forecast);
+        }
     }
-    for name in ["Qualification", "Discovery", "Proposal", "Negotiation"] {
-        assert!(by_stage[name].len() > 100, "{name}");
+    for name in ["Qualification", "Negotiation", "old", "High", "Low"] {
+        assert!(by_group[name].len() > 100, "{name}");
     }
-    for (name, forecasts) in by_stage {
+    for (name, forecasts) in by_group {
         assert!(surprise(&forecasts).abs() < 3.5, "{name}");
     }
 }
