@@ -4,6 +4,7 @@
 //! - [`domain`]: deals, snapshots, money, probabilities. Pure.
 //! - [`ingest`]: CSV, NDJSON and JSON documents to deals.
 //! - [`training`], [`model`], [`scoring`]: deals to a model, a model and a deal to a score. Pure.
+//! - [`simulate`]: a pipeline with known true probabilities, for demos and tests.
 
 pub mod cli;
 pub mod columns;
@@ -16,4 +17,5 @@ pub mod learning;
 pub mod model;
 pub mod progress;
 pub mod scoring;
+pub mod simulate;
 pub mod training;

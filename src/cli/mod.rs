@@ -3,6 +3,7 @@
 //! Results go to standard output, messages to standard error. Exit codes: 0 done, 1 failed,
 //! 2 bad usage or input.
 
+mod bar;
 mod simulate;
 mod train;
 
