@@ -1,1 +1,2 @@
 //! The suite at the edges: the command line and HTTP, with real servers on free ports.
+mod ingest;
