@@ -265,13 +265,14 @@ pub struct Deals {
 /// # Errors
 /// When a file cannot be read, the mapping does not fit it, or, if strict, at the first bad row.
 pub fn read_deals(
-    paths: &[PathBuf],
+    paths: &[impl AsRef<Path>],
     options: &ReadOptions,
     on_progress: OnProgress,
 ) -> Result<Deals> {
     let mut collector = Collector::new(options, on_progress);
     let mut options = options.clone();
     for (index, path) in paths.iter().enumerate() {
+        let path = path.as_ref();
         let name = path.display().to_string();
         let mut reader = DealsReader::open_without_events(path, &name, &options)?;
         if index == 0 {

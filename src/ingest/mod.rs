@@ -18,7 +18,7 @@ pub mod mapping;
 mod ndjson;
 pub mod reject;
 mod table;
-mod values;
+pub(crate) mod values;
 
 pub use deals::{Deals, DealsReader, ReadOptions, read_deals};
 pub use join::JOIN_ROWS_MAX;

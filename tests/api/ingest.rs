@@ -219,7 +219,7 @@ fn rejects_are_written_beside_the_file() {
     let path = files.add("deals.csv", "id,status,amount\n1,won,1\n2,won,x\n");
     let mut options = options(Purpose::Train, SIMPLE);
     options.writes_rejects = true;
-    let deals = read_deals(&[path.clone()], &options, &silent).unwrap();
+    let deals = read_deals(&[&path], &options, &silent).unwrap();
     assert_eq!(deals.rejected, 1);
     assert_eq!(deals.rejects_files, [rejects_path(&path)]);
     let written = std::fs::read_to_string(rejects_path(&path)).unwrap();
@@ -249,7 +249,7 @@ fn a_column_that_vanished_is_named() {
     let path = files.add("deals.csv", "id,Status,amount\n1,won,10\n");
     let without_outcome = options(Purpose::Score, SIMPLE);
     assert_eq!(
-        read_deals(&[path.clone()], &without_outcome, &silent)
+        read_deals(&[&path], &without_outcome, &silent)
             .unwrap()
             .deals
             .len(),
@@ -318,7 +318,7 @@ fn training_needs_an_outcome() {
     let files = Files::new();
     let path = files.add("deals.csv", "color,size\nred,1\nblue,2\n");
     let unmapped = ReadOptions::new(Purpose::Train, now());
-    let error = read_deals(&[path.clone()], &unmapped, &silent)
+    let error = read_deals(&[&path], &unmapped, &silent)
         .unwrap_err()
         .to_string();
     assert!(error.contains("looked at `color`, `size`"), "{error}");
@@ -506,8 +506,8 @@ proptest! {
         for (index, content) in [bytes, csvish].iter().enumerate() {
             let path = files.add(&format!("{index}.{extension}"), content);
             for purpose in [Purpose::Train, Purpose::Score] {
-                let _ = read_deals(&[path.clone()], &ReadOptions::new(purpose, now()), &silent);
-                let _ = read_deals(&[path.clone()], &options(purpose, SIMPLE), &silent);
+                let _ = read_deals(&[&path], &ReadOptions::new(purpose, now()), &silent);
+                let _ = read_deals(&[&path], &options(purpose, SIMPLE), &silent);
             }
         }
     }
@@ -552,7 +552,7 @@ fn maven_deals_take_their_amount_from_the_list_price() {
         return;
     };
     let deals = read_deals(
-        &[path.clone()],
+        &[&path],
         &shared_options(Purpose::Train, "maven_crm.toml"),
         &silent,
     )
@@ -577,7 +577,7 @@ fn x_education_leads_are_read_whole() {
         return;
     };
     let deals = read_deals(
-        &[path.clone()],
+        &[&path],
         &shared_options(Purpose::Train, "x_education.toml"),
         &silent,
     )
@@ -668,11 +668,7 @@ fn tables_of_crm_exports_are_read() {
     for vendor in ["hubspot", "salesforce"] {
         for file in std::fs::read_dir(folder.join(vendor)).unwrap() {
             let path = file.unwrap().path();
-            let result = read_deals(
-                &[path.clone()],
-                &ReadOptions::new(Purpose::Import, now()),
-                &silent,
-            );
+            let result = read_deals(&[&path], &ReadOptions::new(Purpose::Import, now()), &silent);
             assert!(result.is_ok(), "{}: {result:?}", path.display());
         }
     }
