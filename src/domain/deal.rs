@@ -325,7 +325,8 @@ impl Deal {
         self.activities.sort_by_key(|activity| activity.at);
     }
 
-    fn set_field(&mut self, field: &str, value: &AttributeValue) -> Result<(), String> {
+    /// Sets the present value of a field by the name it has in a history.
+    pub(crate) fn set_field(&mut self, field: &str, value: &AttributeValue) -> Result<(), String> {
         let text = match value {
             AttributeValue::Null => None,
             AttributeValue::Text(text) => Some(text.clone()),

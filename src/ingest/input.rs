@@ -47,21 +47,28 @@ impl Size {
 
 impl Input {
     /// # Errors
-    /// `NotFound`, or `Malformed` when it is no text file.
+    /// As [`Input::open_as`].
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let name = path.display().to_string();
+        Self::open_as(path, &path.display().to_string())
+    }
+
+    /// `name` is what errors call the file; its extension tells the format where it can.
+    ///
+    /// # Errors
+    /// `NotFound`, or `Malformed` when it is no text file.
+    pub(crate) fn open_as(path: &Path, name: &str) -> Result<Self> {
         let file = File::open(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Error::NotFound {
                 kind: "file",
-                id: name.clone(),
+                id: name.to_owned(),
             },
-            _ => unreadable(&name, error),
+            _ => unreadable(name, error),
         })?;
-        let metadata = file.metadata().map_err(|error| unreadable(&name, error))?;
+        let metadata = file.metadata().map_err(|error| unreadable(name, error))?;
         if metadata.is_dir() {
             return Err(Error::Malformed(format!("{name} is a folder, not a file")));
         }
-        Self::from_reader(Box::new(file), &name, metadata.len())
+        Self::from_reader(Box::new(file), name, metadata.len())
     }
 
     /// `name` is what errors call it; its extension tells the format where it can.

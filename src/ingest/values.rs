@@ -134,10 +134,7 @@ impl TimeReader {
     /// When the text is not a time, an absurd one, or one ahead of now though it `has_happened`.
     pub(crate) fn read(&self, text: &str, has_happened: bool) -> Result<Timestamp, String> {
         let text = text.trim();
-        let at = match &self.format {
-            None => self.read_iso(text),
-            Some(format) => self.read_formatted(text, format),
-        };
+        let at = self.parse(text);
         let at = at.ok_or_else(|| match &self.format {
             None => format!(
                 "`{}` is not an ISO date or time; another way of writing needs `time.format` in the mapping",
@@ -146,6 +143,15 @@ impl TimeReader {
             Some(format) => format!("`{}` is not a time of the format `{format}`", shown(text)),
         })?;
         check_time(at, has_happened, Some(self.now))
+    }
+
+    /// Any time at all, also one that no deal can have, such as a year of birth.
+    pub(crate) fn parse(&self, text: &str) -> Option<Timestamp> {
+        let text = text.trim();
+        match &self.format {
+            None => self.read_iso(text),
+            Some(format) => self.read_formatted(text, format),
+        }
     }
 
     fn read_formatted(&self, text: &str, format: &str) -> Option<Timestamp> {

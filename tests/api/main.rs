@@ -1,3 +1,4 @@
 //! The suite at the edges: the command line and HTTP, with real servers on free ports.
 
+mod ingest;
 mod simulate;
