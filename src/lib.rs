@@ -8,6 +8,7 @@
 
 pub mod cli;
 pub mod columns;
+pub mod config;
 pub mod domain;
 pub mod error;
 pub mod evaluation;

@@ -446,3 +446,214 @@ fn grades(design: &Design, fitted: &Fitted) -> Result<[Probability; 3]> {
         c.map_err(unusable)?.probability(),
     ])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{AttributeValue, DealId, Outcome};
+    use crate::progress::silent;
+    use crate::simulate::{self, Settings};
+
+    fn options() -> TrainOptions {
+        TrainOptions {
+            as_of: "2026-10-01T00:00:00Z".parse().unwrap(),
+            trained_at: "2026-10-01T12:00:00Z".parse().unwrap(),
+            mapping: Mapping::default(),
+            exchange: simulate::exchange(),
+        }
+    }
+
+    fn simulated(deals_count: u64) -> (Vec<Deal>, Vec<f64>) {
+        let settings = Settings {
+            deals_count,
+            seed: 7,
+            as_of: "2026-10-01".parse().unwrap(),
+            history_days: 730,
+            extra_columns: 4,
+        };
+        let simulated = simulate::pipeline(&settings).unwrap();
+        simulated
+            .map(|s| (s.deal, s.truth.p_at_creation))
+            .unzip()
+    }
+
+    /// A deal from a flat file: attributes and an outcome.
+    fn flat(index: usize, attributes: &[(&str, &str)], outcome: Outcome) -> Deal {
+        let mut deal = Deal::new(DealId::new(&format!("f{index}")).unwrap());
+        deal.outcome = outcome;
+        for (name, value) in attributes {
+            let value = AttributeValue::Text((*value).into());
+            deal.attributes.insert((*name).into(), value);
+        }
+        deal
+    }
+
+    #[test]
+    fn a_model_of_simulated_deals_comes_near_their_truth() {
+        let (deals, _) = simulated(4000);
+        let model = train(&deals, &options(), &silent).unwrap();
+        assert_eq!(model.training.basis, Basis::Landmarks);
+        assert!(model.training.is_confirmed_by_linfa);
+        let held_out = model.report.held_out.as_ref().unwrap();
+        assert!(held_out.has_skill, "{}", held_out.verdict);
+        assert!(held_out.auc.unwrap() > 0.7, "{held_out:?}");
+        assert!(held_out.ece < 0.06, "{held_out:?}");
+    }
+
+    #[test]
+    fn the_same_deals_give_the_same_model_and_a_file_changes_no_score() {
+        let (deals, _) = simulated(800);
+        let model = train(&deals, &options(), &silent).unwrap();
+        assert_eq!(model, train(&deals, &options(), &silent).unwrap());
+        let loaded = Model::from_json(&model.to_json()).unwrap();
+        assert_eq!(loaded, model);
+        let exchange = std::sync::Arc::new(simulate::exchange());
+        let scorer = |m: &Model| Scorer::new(m.clone().into(), exchange.clone()).unwrap();
+        let (before, after) = (scorer(&model), scorer(&loaded));
+        let now = options().as_of;
+        for deal in &deals {
+            let (a, b) = (before.score(deal, now), after.score(deal, now));
+            assert_eq!(
+                a.win_probability.get().to_bits(),
+                b.win_probability.get().to_bits()
+            );
+            assert_eq!(a, b);
+        }
+    }
+
+    #[test]
+    fn reasons_and_intercept_are_the_log_odds_exactly_in_any_order() {
+        let (deals, _) = simulated(800);
+        let model = train(&deals, &options(), &silent).unwrap();
+        let scorer = Scorer::new(model.into(), simulate::exchange().into()).unwrap();
+        for deal in &deals {
+            let score = scorer.score(deal, options().as_of);
+            let forward = score.reasons.iter().map(|r| r.contribution);
+            let backward = forward.clone().rev();
+            assert_eq!(forward.fold(score.intercept, |s, c| s + c), score.log_odds);
+            assert_eq!(backward.fold(score.intercept, |s, c| s + c), score.log_odds);
+            let interval = score.interval;
+            assert!(interval.low <= score.win_probability);
+            assert!(score.win_probability <= interval.high);
+            assert!(score.reasons.iter().all(|r| r.contribution != 0.0));
+        }
+    }
+
+    #[test]
+    fn a_damaged_model_is_refused() {
+        let (deals, _) = simulated(400);
+        let json = train(&deals, &options(), &silent).unwrap().to_json();
+        let digit = json.find("\"coefficient\": 0.").map(|i| i + 17).unwrap();
+        let mut damaged = json.clone();
+        let changed = if &json[digit..=digit] == "1" {
+            "2"
+        } else {
+            "1"
+        };
+        damaged.replace_range(digit..=digit, changed);
+        let reason = Model::from_json(&damaged).unwrap_err().to_string();
+        assert!(reason.contains("does not match its version"), "{reason}");
+        let cut = Model::from_json(&json[..json.len() / 2])
+            .unwrap_err()
+            .to_string();
+        assert!(cut.contains("not a dealrank model"), "{cut}");
+    }
+
+    #[test]
+    fn one_class_is_refused_and_one_win_is_not_taken_for_knowledge() {
+        let lost: Vec<Deal> = (0..30)
+            .map(|i| flat(i, &[("a", "x")], Outcome::Lost))
+            .collect();
+        let refused = train(&lost, &options(), &silent).unwrap_err().to_string();
+        assert!(
+            refused.contains("all 30 closed deals are lost"),
+            "{refused}"
+        );
+        let mut deals = lost;
+        deals.push(flat(30, &[("a", "y")], Outcome::Won));
+        let model = train(&deals, &options(), &silent).unwrap();
+        let scorer = Scorer::new(model.into(), simulate::exchange().into()).unwrap();
+        let score = scorer.score(&deals[30], options().as_of);
+        assert!(score.win_probability.get() < 0.2, "{score:?}");
+        assert!(
+            score
+                .warnings
+                .iter()
+                .any(|w| w.code == "insufficient_history")
+        );
+    }
+
+    #[test]
+    fn odd_values_are_warned_of_and_never_break_a_score() {
+        let deals: Vec<Deal> = (0..400)
+            .map(|i| {
+                let source = ["web", "event", "partner"][i % 3];
+                let size = (i % 50).to_string();
+                let outcome = if (i * 7) % 10 < 3 + i % 3 {
+                    Outcome::Won
+                } else {
+                    Outcome::Lost
+                };
+                flat(
+                    i,
+                    &[("source", source), ("size", &size), ("never", "No")],
+                    outcome,
+                )
+            })
+            .collect();
+        let model = train(&deals, &options(), &silent).unwrap();
+        assert_eq!(model.dropped.len(), 1);
+        assert_eq!(model.dropped[0].column, "never");
+        let scorer = Scorer::new(model.into(), simulate::exchange().into()).unwrap();
+        let codes = |attributes: &[(&str, &str)]| {
+            let score = scorer.score(&flat(0, attributes, Outcome::Open), options().as_of);
+            let mut codes: Vec<String> = score.warnings.into_iter().map(|w| w.code).collect();
+            codes.sort();
+            codes
+        };
+        assert_eq!(codes(&[("source", "web"), ("size", "7")]), ["no_amount"]);
+        assert_eq!(
+            codes(&[("source", "fax"), ("size", "1e9")]),
+            ["no_amount", "out_of_range", "unseen_category"]
+        );
+        assert_eq!(
+            codes(&[("size", "NaN")]),
+            ["missing_unseen", "no_amount", "unreadable_value"]
+        );
+    }
+
+    #[test]
+    fn the_outcome_of_a_deal_does_not_move_its_score() {
+        let (deals, _) = simulated(400);
+        let model = train(&deals, &options(), &silent).unwrap();
+        let scorer = Scorer::new(model.into(), simulate::exchange().into()).unwrap();
+        for deal in deals.iter().filter(|deal| !deal.is_open()) {
+            let creation = deal.created_at.unwrap();
+            let mut flipped = deal.clone();
+            flipped.outcome = match deal.outcome {
+                Outcome::Won => Outcome::Lost,
+                _ => Outcome::Won,
+            };
+            assert_eq!(scorer.score(deal, creation), scorer.score(&flipped, creation));
+        }
+    }
+
+    #[test]
+    fn amounts_without_a_rate_have_no_expected_value() {
+        let (deals, _) = simulated(400);
+        let model = train(&deals, &options(), &silent).unwrap();
+        let scorer = Scorer::new(model.into(), simulate::exchange().into()).unwrap();
+        let mut deal = deals[0].clone();
+        deal.history
+            .retain(|c| c.field != "amount" && c.field != "currency");
+        deal.amount = Some(1000.into());
+        deal.currency = Some("EUR".parse().unwrap());
+        let score = scorer.score(&deal, options().as_of);
+        let expected = (score.win_probability.get() * 1000.0 * 100.0).round() / 100.0;
+        assert_eq!(score.expected_value, Some(expected));
+        deal.currency = Some("JPY".parse().unwrap());
+        let score = scorer.score(&deal, options().as_of);
+        assert_eq!(score.expected_value, None);
+        assert!(score.warnings.iter().any(|w| w.code == "no_rate"));
+    }
+}
