@@ -114,7 +114,8 @@ impl Level {
 }
 
 impl Transform {
-    fn apply(self, x: f64) -> f64 {
+    /// The transformed value.
+    pub fn apply(self, x: f64) -> f64 {
         match self {
             Self::Identity => x,
             Self::Log1p => x.ln_1p(),
@@ -262,7 +263,7 @@ impl CategoryTreatment {
     }
 
     /// Levels, other, missing: the order of codes.
-    fn all(&self) -> impl Iterator<Item = &Level> {
+    pub fn all(&self) -> impl Iterator<Item = &Level> {
         self.levels.iter().chain(&self.other).chain(&self.missing)
     }
 

@@ -472,9 +472,7 @@ mod tests {
             extra_columns: 4,
         };
         let simulated = simulate::pipeline(&settings).unwrap();
-        simulated
-            .map(|s| (s.deal, s.truth.p_at_creation))
-            .unzip()
+        simulated.map(|s| (s.deal, s.truth.p_at_creation)).unzip()
     }
 
     /// A deal from a flat file: attributes and an outcome.
@@ -634,7 +632,10 @@ mod tests {
                 Outcome::Won => Outcome::Lost,
                 _ => Outcome::Won,
             };
-            assert_eq!(scorer.score(deal, creation), scorer.score(&flipped, creation));
+            assert_eq!(
+                scorer.score(deal, creation),
+                scorer.score(&flipped, creation)
+            );
         }
     }
 

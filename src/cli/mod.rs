@@ -4,6 +4,10 @@
 //! 2 bad usage or input.
 
 mod bar;
+mod evaluate;
+mod files;
+mod report;
+mod score;
 mod simulate;
 mod train;
 
@@ -26,6 +30,10 @@ enum Command {
     Simulate(simulate::Args),
     /// Learn a model from closed deals
     Train(train::Args),
+    /// Score the deals of a file
+    Score(score::Args),
+    /// Judge a model on closed deals that it has not seen
+    Evaluate(evaluate::Args),
 }
 
 /// Parses the arguments, runs the command, and says what went wrong.
@@ -34,6 +42,8 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Simulate(args) => simulate::run(args),
         Command::Train(args) => train::run(args),
+        Command::Score(args) => score::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,8 +1,81 @@
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+
+use super::bar::Bar;
+use super::files::{self, FileArgs, parse_moment};
+use super::report;
+use crate::config::ConfigArgs;
+use crate::domain::Deal;
 use crate::error::Result;
+use crate::ingest::{Mapping, Purpose};
+use crate::model::Model;
+use crate::training::{TrainOptions, train};
 
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    settings: ConfigArgs,
+    /// Closed deals: CSV or NDJSON, also gzipped. Without files: the deals in the store
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    reading: FileArgs,
+    /// Write the guessed mapping here, to be mended and given with --mapping
+    #[arg(long, value_name = "MAPPING.toml", requires = "files")]
+    save_mapping: Option<PathBuf>,
+    /// Know nothing later than this (a time or a date) [default: now]
+    #[arg(long, value_name = "TIME", value_parser = parse_moment)]
+    as_of: Option<Timestamp>,
+    /// Where the model goes [default: model.json; the store when training on it]
+    #[arg(long, value_name = "MODEL.json")]
+    out: Option<PathBuf>,
+    /// Also write the report as JSON
+    #[arg(long, value_name = "REPORT.json")]
+    report: Option<PathBuf>,
+    /// Print the report as JSON in place of text
+    #[arg(long)]
+    json: bool,
+}
 
-pub fn run(_args: Args) -> Result<()> {
-    todo!("train")
+pub fn run(args: Args) -> Result<()> {
+    let now = Timestamp::now();
+    let options = args.reading.options(Purpose::Train, now)?;
+    let read = files::read(&args.files, &options)?;
+    if let Some(path) = &args.save_mapping {
+        files::write_file(path, &read.mapping.to_toml()?)?;
+        eprintln!("mapping: {}", path.display());
+    }
+    let model = args.train(&read.deals, read.mapping, now)?;
+    let path = args.out.clone().unwrap_or_else(|| "model.json".into());
+    files::write_file(&path, &model.to_json())?;
+    args.tell(&model)?;
+    eprintln!("model: {}", path.display());
+    Ok(())
+}
+
+impl Args {
+    fn train(&self, deals: &[Deal], mapping: Mapping, now: Timestamp) -> Result<Model> {
+        let options = TrainOptions {
+            as_of: self.as_of.unwrap_or(now),
+            trained_at: now,
+            mapping,
+            exchange: self.settings.load()?.exchange,
+        };
+        let bar = Bar::new();
+        train(deals, &options, &|progress| bar.show(progress))
+    }
+
+    fn tell(&self, model: &Model) -> Result<()> {
+        let json = report::json_of_model(model);
+        if let Some(path) = &self.report {
+            files::write_file(path, &json)?;
+        }
+        if self.json {
+            print!("{json}");
+        } else {
+            print!("{}", report::of_model(model));
+        }
+        Ok(())
+    }
 }
