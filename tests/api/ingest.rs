@@ -603,6 +603,7 @@ fn maven_deals_take_their_amount_from_the_list_price() {
     let guessed = read_deals(&[path], &ReadOptions::new(Purpose::Train, now()), &silent).unwrap();
     assert_eq!(guessed.mapping.deal.outcome.as_deref(), Some("deal_stage"));
     assert_eq!(count(&guessed.deals, Outcome::Open), 2_089);
+    assert_eq!(guessed.mapping.columns.ignore, ["close_value"]);
 }
 
 #[test]
