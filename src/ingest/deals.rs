@@ -127,6 +127,11 @@ impl DealsReader {
         };
         mapping.check()?;
         let source = match input.format {
+            Format::Ndjson if input.head.trim_ascii_start().starts_with(b"[") => {
+                let reason =
+                    "is a JSON array; give one deal document a line, without commas between";
+                return Err(Error::Malformed(format!("{name} {reason}")));
+            }
             Format::Ndjson => Source::Ndjson(NdjsonDeals::new(input, options.purpose, options.now)),
             Format::Csv => {
                 check_outcome_is_known(&mapping, options, guess.as_deref())?;

@@ -8,7 +8,7 @@ use csv::StringRecord;
 use jiff::Timestamp;
 
 use super::Purpose;
-use super::document::check_text;
+use super::document::{ACTIVITIES_MAX, HISTORY_MAX, check_text};
 use super::input::Input;
 use super::mapping::{EventMeaning, EventRule, Mapping};
 use super::reject::Reject;
@@ -20,6 +20,10 @@ use crate::error::{Error, Result};
 
 /// Rejected rows of an events file that are kept to show; the rest are counted.
 pub const EVENT_REJECTS_KEPT_MAX: usize = 100;
+
+/// Most events of one deal: with the entry of its present stage, it still passes as a document.
+pub const DEAL_EVENTS_MAX: usize = 9_999;
+const _: () = assert!(DEAL_EVENTS_MAX < HISTORY_MAX && DEAL_EVENTS_MAX < ACTIVITIES_MAX);
 
 /// All events of a file, by deal. Takes memory in proportion to the file, whatever its order.
 #[derive(Debug)]
@@ -188,11 +192,14 @@ impl EventLog {
         if matches!(fact, Fact::Closed(_)) && !plan.reads_outcomes {
             return Ok(());
         }
-        self.by_deal
-            .entry(id)
-            .or_default()
-            .entries
-            .push(Entry { at, fact });
+        let entries = &mut self.by_deal.entry(id).or_default().entries;
+        if entries.len() >= DEAL_EVENTS_MAX {
+            return Err((
+                None,
+                format!("a deal may have at most {DEAL_EVENTS_MAX} events"),
+            ));
+        }
+        entries.push(Entry { at, fact });
         Ok(())
     }
 
@@ -560,6 +567,20 @@ value = "value"
         let before = lost.closed_at;
         log.attach(&mut lost);
         assert_eq!((lost.outcome, lost.closed_at), (Outcome::Lost, before));
+    }
+
+    #[test]
+    fn the_events_of_a_deal_are_limited() {
+        let row = "1,2026-01-01,mail,,,\n";
+        let mut events = EVENTS.lines().next().unwrap().to_owned() + "\n";
+        events.extend(std::iter::repeat_n(row, DEAL_EVENTS_MAX + 2));
+        let mapping = Mapping::from_toml(MAPPING, "m.toml").unwrap();
+        let reader = Box::new(std::io::Cursor::new(events));
+        let table = Table::open(Input::from_reader(reader, "e.csv", 0).unwrap(), None).unwrap();
+        let now = "2026-06-01T00:00:00Z".parse().unwrap();
+        let mut log = EventLog::read(table, &mapping, Purpose::Train, now).unwrap();
+        assert_eq!(log.rejects().1, 2);
+        assert_eq!(attached(&mut log).activities.len(), DEAL_EVENTS_MAX);
     }
 
     #[test]

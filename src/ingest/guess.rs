@@ -27,6 +27,9 @@ const LABELS_MAX: usize = 40;
 const SAMPLE_MAX: u64 = 1_000;
 /// Rows kept whole, to compare columns with each other.
 const ROWS_KEPT_MAX: usize = 1_000;
+/// Filled cells to be expected among open rows, from the closed ones, before their absence means
+/// something: by chance it has a probability of about exp(-10).
+const FILLED_EXPECTED_MIN: f64 = 10.0;
 /// Share of values that must be readable for a name to be believed.
 const READABLE_MIN: f64 = 0.95;
 /// Share of rows from which on a word for "not known" is worth a line.
@@ -180,7 +183,9 @@ pub struct Guess {
 pub struct Profile {
     columns: Vec<Column>,
     rows: u64,
+    /// Every `kept_every`th row.
     kept: Vec<StringRecord>,
+    kept_every: u64,
 }
 
 #[derive(Debug)]
@@ -256,6 +261,10 @@ impl Column {
         count as f64 >= READABLE_MIN * self.tried as f64
     }
 
+    fn cell<'r>(&self, row: &'r StringRecord) -> &'r str {
+        row.get(self.place).unwrap_or_default().trim()
+    }
+
     /// The folded name, and without what stands before it in many exports.
     fn names(&self) -> [String; 2] {
         let folded = fold(&self.name);
@@ -306,6 +315,7 @@ impl Profile {
             columns,
             rows: 0,
             kept: Vec::new(),
+            kept_every: 1,
         }
     }
 
@@ -316,11 +326,19 @@ impl Profile {
     fn add(&mut self, row: &StringRecord, readers: &Readers) {
         self.rows += 1;
         for column in &mut self.columns {
-            let cell = row.get(column.place).unwrap_or_default().trim();
-            column.add(cell, readers);
+            column.add(column.cell(row), readers);
         }
-        if self.kept.len() < ROWS_KEPT_MAX {
+        if (self.rows - 1).is_multiple_of(self.kept_every) {
             self.kept.push(row.clone());
+        }
+        if self.kept.len() > ROWS_KEPT_MAX {
+            // Every other one, so that rows from all over the file stay.
+            let mut index = 0;
+            self.kept.retain(|_| {
+                index += 1;
+                index % 2 == 1
+            });
+            self.kept_every *= 2;
         }
     }
 
@@ -366,6 +384,7 @@ pub fn guess(profile: &Profile) -> Guess {
     guesser.outcome();
     guesser.fields();
     guesser.shared_close_column();
+    guesser.filled_at_closing();
     guesser.other_ids();
     guesser.suspects();
     Guess {
@@ -616,32 +635,66 @@ impl<'a> Guesser<'a> {
     /// closed ones: then it is filled for open deals.
     fn shared_close_column(&mut self) {
         let deal = &self.mapping.deal;
-        let (Some(closed_at), None, Some(outcome)) =
-            (&deal.closed_at, &deal.expected_close_at, &deal.outcome)
-        else {
+        let (Some(name), None) = (&deal.closed_at, &deal.expected_close_at) else {
             return;
         };
-        let (Some(closed_at), Some(outcome)) =
-            (self.profile.column(closed_at), self.profile.column(outcome))
-        else {
+        let Some(column) = self.profile.column(name) else {
             return;
         };
-        let is_filled_while_open = self.profile.kept.iter().any(|row| {
-            let cell = |column: &Column| row.get(column.place).unwrap_or_default().trim();
-            self.mapping
-                .outcome
-                .open
-                .iter()
-                .any(|label| label == cell(outcome))
-                && !cell(closed_at).is_empty()
-        });
-        if is_filled_while_open {
+        let (open, _) = self.open_and_closed();
+        if open.iter().any(|row| !column.cell(row).is_empty()) {
             self.lines.push(format!(
-                "expected_close_at = `{}` while a deal is open, since it is filled then",
-                closed_at.name
+                "expected_close_at = `{name}` while a deal is open, since it is filled then"
             ));
-            self.mapping.deal.expected_close_at = Some(closed_at.name.clone());
+            self.mapping.deal.expected_close_at = Some(name.clone());
         }
+    }
+
+    /// Columns that are blank while a deal is open and filled once it is closed: they tell how deals
+    /// ended, and what is learned from them says nothing of open deals.
+    fn filled_at_closing(&mut self) {
+        let (open, closed) = self.open_and_closed();
+        if closed.is_empty() {
+            return;
+        }
+        for column in &self.profile.columns {
+            let filled = |rows: &[&StringRecord]| {
+                rows.iter()
+                    .filter(|row| !column.cell(row).is_empty())
+                    .count()
+            };
+            let expected = filled(&closed) as f64 * open.len() as f64 / closed.len() as f64;
+            let is_late = filled(&open) == 0 && expected >= FILLED_EXPECTED_MIN;
+            let is_mapped = self
+                .mapping
+                .deal
+                .named()
+                .any(|(_, taken)| taken == column.name);
+            if is_late && !is_mapped {
+                self.lines.push(format!(
+                    "`{}` is ignored: it is only filled once a deal is closed",
+                    column.name
+                ));
+                self.mapping.columns.ignore.push(column.name.clone());
+            }
+        }
+    }
+
+    /// The rows kept, by whether their deal is open.
+    fn open_and_closed(&self) -> (Vec<&'a StringRecord>, Vec<&'a StringRecord>) {
+        let find =
+            |name: &Option<String>| name.as_deref().and_then(|name| self.profile.column(name));
+        let labels = &self.mapping.outcome;
+        let Some(outcome) = find(&self.mapping.deal.outcome) else {
+            return (Vec::new(), Vec::new());
+        };
+        let closed_column = find(&labels.closed_column);
+        self.profile.kept.iter().partition(|row| {
+            let is_labelled = labels.open.iter().any(|label| label == outcome.cell(row));
+            let is_flagged =
+                closed_column.is_some_and(|flag| read_boolean(flag.cell(row)) == Some(false));
+            is_labelled || is_flagged
+        })
     }
 
     /// Numbers and keys that only tell rows apart.
@@ -652,22 +705,21 @@ impl<'a> Guesser<'a> {
                 .iter()
                 .any(|end| name.ends_with(end))
         };
-        let mut ignored = Vec::new();
         for column in &self.profile.columns {
-            let is_mapped = self
-                .mapping
-                .deal
-                .named()
-                .any(|(_, taken)| taken == column.name);
-            if !is_mapped && is_id(column) && column.is_unique(self.profile.rows) {
+            let is_taken = self.mapping.columns.ignore.contains(&column.name)
+                || self
+                    .mapping
+                    .deal
+                    .named()
+                    .any(|(_, taken)| taken == column.name);
+            if !is_taken && is_id(column) && column.is_unique(self.profile.rows) {
                 self.lines.push(format!(
                     "`{}` is ignored: another value in every row, and named like an id",
                     column.name
                 ));
-                ignored.push(column.name.clone());
+                self.mapping.columns.ignore.push(column.name.clone());
             }
         }
-        self.mapping.columns.ignore = ignored;
     }
 
     fn suspects(&mut self) {
@@ -844,6 +896,25 @@ mod tests {
                 .iter()
                 .any(|line| line.contains("26-02-2018 19:58") && line.contains("[time]"))
         );
+    }
+
+    #[test]
+    fn a_column_that_is_filled_at_closing_is_ignored() {
+        let rows: String = (0..20)
+            .map(|n| format!("\n{n},Won,5,,\n{n}o,Demo,,x,\n{n}l,Lost,0,y,price"))
+            .collect();
+        let guess = guessed(&format!("id,stage,close_value,note,loss_reason{rows}"));
+        assert_eq!(guess.mapping.columns.ignore, ["close_value", "loss_reason"]);
+    }
+
+    #[test]
+    fn the_rows_kept_come_from_the_whole_file() {
+        let rows: Vec<StringRecord> = (0..10_000)
+            .map(|n| StringRecord::from(vec![n.to_string()]))
+            .collect();
+        let profile = Profile::new(&["n".into()], &rows).unwrap();
+        assert!(profile.kept.len() > ROWS_KEPT_MAX / 2 && profile.kept.len() <= ROWS_KEPT_MAX);
+        assert!(profile.kept.last().unwrap()[0].parse::<u32>().unwrap() > 9_900);
     }
 
     #[test]

@@ -648,6 +648,19 @@ is = "activity"
     }
 
     #[test]
+    fn the_documented_example_is_a_mapping() {
+        let page = include_str!("../../docs/mapping.md");
+        let (_, example) = page.split_once("```toml\n").unwrap();
+        let (example, _) = example.split_once("```").unwrap();
+        let mapping = read(example).unwrap();
+        assert_eq!(
+            mapping.join[0].columns.as_deref(),
+            Some(&["list_price".to_owned()][..])
+        );
+        assert_eq!(mapping.events.rules.len(), 4);
+    }
+
+    #[test]
     fn an_unknown_key_is_named_with_its_line() {
         let Err(Error::Input { line, reason, .. }) = read("[deal]\nid = \"a\"\nprize = \"b\"\n")
         else {

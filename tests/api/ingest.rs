@@ -370,6 +370,7 @@ fn empty_and_foreign_files_are_refused() {
     };
     assert!(error(files.add("a.csv", "")).contains("is empty"));
     assert!(error(files.add("b.csv", b"PK\x03\x04")).contains("spreadsheet"));
+    assert!(error(files.add("c.json", "[{}]")).contains("JSON array"));
     assert!(error(files.0.path().join("none.csv")).contains("there is no file"));
     assert!(error(files.0.path().to_owned()).contains("folder"));
     let header_only = read("id,status,amount\n", SIMPLE).unwrap();
@@ -513,6 +514,39 @@ proptest! {
     }
 }
 
+/// JSON of any shape, made of the words that documents are made of.
+fn any_json() -> impl Strategy<Value = serde_json::Value> {
+    let leaf = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<f64>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        "won|open|activity|change|closed|amount|stage|2026-01-01T00:00:00Z|9999-12-31|USD|-1|\\PC{0,6}"
+            .prop_map(Into::into),
+    ];
+    let key = "id|stage|created_at|closed_at|amount|currency|attributes|history|activities|outcome|at|field|value|kind|type|x";
+    leaf.prop_recursive(4, 40, 6, move |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
+            proptest::collection::btree_map(key, inner, 0..8)
+                .prop_map(|fields| serde_json::Value::Object(fields.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_document_is_a_panic_and_what_is_taken_comes_back(document in any_json(), patch in any_json()) {
+        let base = serde_json::json!({"id": "d", "stage": null, "created_at": null});
+        let base = document::parse(base).unwrap();
+        let _ = document::parse_event(document.clone(), now());
+        let parsed = [document::parse_at(document, now()), document::patch(&base, patch, now())];
+        for deal in parsed.into_iter().flatten() {
+            prop_assert_eq!(document::parse(document::write(&deal)), Ok(deal));
+        }
+    }
+}
+
 /// A file of the shared data, or `None`, loudly, where that folder is absent.
 fn shared(path: &str) -> Option<PathBuf> {
     let root = std::env::var_os("DEALRANK_SHARED").map(PathBuf::from);
@@ -569,6 +603,7 @@ fn maven_deals_take_their_amount_from_the_list_price() {
     let guessed = read_deals(&[path], &ReadOptions::new(Purpose::Train, now()), &silent).unwrap();
     assert_eq!(guessed.mapping.deal.outcome.as_deref(), Some("deal_stage"));
     assert_eq!(count(&guessed.deals, Outcome::Open), 2_089);
+    assert_eq!(guessed.mapping.columns.ignore, ["close_value"]);
 }
 
 #[test]
