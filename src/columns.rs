@@ -368,9 +368,9 @@ impl ColumnReader {
                 Some(number) => Reading::Number(number),
                 None => Reading::Unreadable(text),
             },
-            ColumnType::Date => match self.times.read(&text, false) {
-                Ok(date) => days_before_creation(date, snapshot),
-                Err(_) => Reading::Unreadable(text),
+            ColumnType::Date => match self.times.parse(&text) {
+                Some(date) => days_before_creation(date, snapshot),
+                None => Reading::Unreadable(text),
             },
         }
     }
@@ -389,7 +389,7 @@ impl ColumnReader {
             booleans += usize::from(read_boolean(&text).is_some());
             let is_number = read_number(&text).is_some();
             numbers += usize::from(is_number);
-            dates += usize::from(!is_number && self.times.read(&text, false).is_ok());
+            dates += usize::from(!is_number && self.times.parse(&text).is_some());
         }
         let is_mostly = |count: usize| values > 0 && count as f64 >= TYPE_SHARE_MIN * values as f64;
         if values > 0 && booleans == values {

@@ -272,7 +272,9 @@ impl Scorer {
             None => {
                 let currency = snapshot.currency().unwrap_or(self.exchange.base());
                 let base = self.exchange.base();
-                let detail = format!("no rate from {currency} to {base} on {day}");
+                let detail = format!(
+                    "no rate from {currency} to {base} on {day}; the settings' [exchange] has base and rates"
+                );
                 warning("no_rate", "currency", detail)
             }
         }

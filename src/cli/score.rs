@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -121,6 +122,7 @@ impl Args {
         csv.write_record(HEADER)
             .context("cannot write the scores")?;
         let (mut scored, mut rejected) = (0u64, 0u64);
+        let mut warned = BTreeMap::<String, (u64, String)>::new();
         let bar = Bar::new();
         while let Some(row) = reader.next() {
             match row? {
@@ -128,6 +130,10 @@ impl Args {
                     let score = scorer.score(&deal, moment(&deal, as_of, options.now));
                     csv.write_record(record(&score))
                         .context("cannot write the scores")?;
+                    for warning in score.warnings {
+                        let code = warned.entry(warning.code);
+                        code.or_insert((0, warning.detail)).0 += 1;
+                    }
                     scored += 1;
                 }
                 Err(reject) if options.is_strict => {
@@ -149,6 +155,9 @@ impl Args {
         csv.flush().context("cannot write the scores")?;
         drop(bar);
         files::tell_notices(&reader.notices());
+        for (code, (count, first)) in warned {
+            eprintln!("warning {code}, {count} times; the first: {first}");
+        }
         eprintln!("{scored} deals scored, {rejected} rows rejected");
         if let Some(path) = rejects.finish()? {
             eprintln!("all rejected rows, with reasons: {}", path.display());
