@@ -3,9 +3,11 @@
 //!
 //! - [`domain`]: deals, snapshots, money, probabilities. Pure.
 //! - [`ingest`]: CSV, NDJSON and JSON documents to deals.
+//! - [`store`], [`ranking`], [`book`]: what is kept, in which order, and how a write goes through.
 //! - [`training`], [`model`], [`scoring`]: deals to a model, a model and a deal to a score. Pure.
 //! - [`simulate`]: a pipeline with known true probabilities, for demos and tests.
 
+pub mod book;
 pub mod cli;
 pub mod columns;
 pub mod config;
@@ -17,6 +19,8 @@ pub mod ingest;
 pub mod learning;
 pub mod model;
 pub mod progress;
+pub mod ranking;
 pub mod scoring;
 pub mod simulate;
+pub mod store;
 pub mod training;
