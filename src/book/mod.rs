@@ -1,17 +1,32 @@
 //! The book of business: every deal with its score and its rank. It ties the store, the scorer and
 //! the ranking together; HTTP and the command line do nothing to deals but through it.
 
-use std::sync::Arc;
+//!
+//! - `writing`: what a write does to a deal, and how it reaches the store and the ranking.
+//! - `activation`: another model, or the same one on another day, over all open deals.
+//! - `paging`: pages of a ranking, from the accelerator or from the store.
+//! - `healing`: fills the accelerator from the store.
+
+mod activation;
+mod healing;
+mod locks;
+mod paging;
+mod writing;
+
+use std::sync::{Arc, PoisonError};
 
 use jiff::Timestamp;
-use serde_json::Value;
+use tokio::sync::{Mutex, RwLock};
 
+pub use self::activation::{Activated, Refreshed};
+use self::healing::Journal;
+use self::locks::DealLocks;
+pub use self::paging::RETIRED_CURSOR_MINUTES;
 use crate::domain::deal::Event;
 use crate::domain::{Deal, DealId, Exchange};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::progress::OnProgress;
-use crate::ranking::{Accelerator, AcceleratorHealth, RankingPage, RankingQuery};
+use crate::ranking::{Accelerator, AcceleratorHealth};
 use crate::scoring::{Score, Scorer};
 use crate::store::{LedgerEntry, Store};
 
@@ -30,7 +45,35 @@ impl Default for BookSettings {
 
 /// A handle on the book; clones share it.
 #[derive(Debug, Clone)]
-pub struct Book {}
+pub struct Book {
+    inner: Arc<Inner>,
+}
+
+/// Locks are taken in the order of their fields.
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    accelerator: Accelerator,
+    exchange: Arc<Exchange>,
+    settings: BookSettings,
+    /// Held while a ranking is built, so that one is built at a time.
+    building: Arc<Mutex<()>>,
+    /// One write of a deal at a time: a later one must see what an earlier one left.
+    deals: DealLocks,
+    /// Writers pass together; the swap to another generation waits for them and holds up new ones.
+    gate: RwLock<()>,
+    /// Held from a commit until the accelerator has followed, so that it follows in order.
+    order: Mutex<()>,
+    active: std::sync::RwLock<Option<Arc<Active>>>,
+    journal: Journal,
+}
+
+/// The champion, and the generation whose ranking it made.
+#[derive(Debug)]
+struct Active {
+    generation: i64,
+    scorer: Scorer,
+}
 
 /// A deal with its present score: `None` while no model is active, and once the deal is closed.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,26 +111,13 @@ pub struct Appended {
 }
 
 /// What became of a bulk of deals.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
 pub struct Imported {
     pub created: u64,
     pub changed: u64,
     pub unchanged: u64,
-}
-
-/// What an activation did.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Activated {
-    pub model_version: String,
-    pub generation: i64,
-    pub scored: u64,
-}
-
-/// What a refresh did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-pub struct Refreshed {
-    pub scored: u64,
-    pub changed: u64,
+    /// Deals that could not be revised, each with the reason.
+    pub refused: Vec<(DealId, String)>,
 }
 
 /// How the book is doing, for `readyz`.
@@ -102,27 +132,52 @@ pub struct BookHealth {
 impl Book {
     /// Opens the book on a store: loads the active model, builds the ranking, and starts the task
     /// that heals it.
+    ///
+    /// # Errors
+    /// When the store cannot be read. A Redis that is out is no error.
     pub async fn open(
         store: Store,
         accelerator: Accelerator,
         exchange: Arc<Exchange>,
         settings: BookSettings,
     ) -> Result<Self> {
-        let _ = (store, accelerator, exchange, settings);
-        todo!("store")
+        let active = match store.active_generation().await? {
+            Some(generation) => {
+                let model = Arc::new(store.model(&generation.model_version).await?);
+                Some(Arc::new(Active {
+                    generation: generation.id,
+                    scorer: Scorer::new(model, exchange.clone()),
+                }))
+            }
+            None => None,
+        };
+        let inner = Arc::new(Inner {
+            store,
+            accelerator,
+            exchange,
+            settings,
+            building: Arc::default(),
+            deals: DealLocks::new(),
+            gate: RwLock::default(),
+            order: Mutex::default(),
+            active: std::sync::RwLock::new(active),
+            journal: Journal::default(),
+        });
+        healing::start(&inner).await?;
+        Ok(Self { inner })
     }
 
     pub fn store(&self) -> &Store {
-        todo!("store")
+        &self.inner.store
     }
 
     pub fn exchange(&self) -> &Arc<Exchange> {
-        todo!("store")
+        &self.inner.exchange
     }
 
     /// The active model as a scorer; `None` when no model is active.
     pub fn scorer(&self) -> Option<Scorer> {
-        todo!("store")
+        self.inner.active().map(|active| active.scorer.clone())
     }
 
     /// A scorer of any registered model.
@@ -130,53 +185,26 @@ impl Book {
     /// # Errors
     /// `NotFound`.
     pub async fn scorer_of(&self, version: &str) -> Result<Scorer> {
-        let _ = version;
-        todo!("store")
+        let model = Arc::new(self.inner.store.model(version).await?);
+        Ok(Scorer::new(model, self.inner.exchange.clone()))
     }
 
-    /// Takes `deal` as the deal's present: a new deal, or a revision of the stored one.
-    pub async fn put(&self, deal: Deal, at: Timestamp) -> Result<Written> {
-        let _ = (deal, at);
-        todo!("store")
-    }
-
-    /// Changes the fields named in `patch`, a JSON merge patch (RFC 7396) on the deal document.
-    ///
-    /// # Errors
-    /// `NotFound`; `Invalid` when the patched document is not a deal, or has another id.
-    pub async fn patch(&self, id: &DealId, patch: Value, at: Timestamp) -> Result<Written> {
-        let _ = (id, patch, at);
-        todo!("store")
-    }
-
-    /// Adds dated facts to a deal, each once however often it is delivered.
-    ///
-    /// # Errors
-    /// `NotFound`; `Invalid` (`events[2].value`) when a value does not fit its field: then none is added.
-    pub async fn append(
-        &self,
-        id: &DealId,
-        events: Vec<ReceivedEvent>,
-        at: Timestamp,
-    ) -> Result<Appended> {
-        let _ = (id, events, at);
-        todo!("store")
-    }
-
-    /// Forgets a deal with everything derived from it.
-    ///
-    /// # Errors
-    /// `NotFound`.
-    pub async fn erase(&self, id: &DealId) -> Result<()> {
-        let _ = id;
-        todo!("store")
+    /// Adds a model to the registry without activating it.
+    pub async fn register(&self, model: &Model, origin: &str, at: Timestamp) -> Result<()> {
+        self.inner.store.insert_model(model, origin, at).await
     }
 
     /// # Errors
     /// `NotFound`.
     pub async fn deal(&self, id: &DealId) -> Result<ScoredDeal> {
-        let _ = id;
-        todo!("store")
+        let found = self.inner.store.scored_deal(id).await?;
+        let (stored, score) = found.ok_or_else(|| no_deal(id))?;
+        Ok(ScoredDeal {
+            deal: stored.deal,
+            revision: stored.revision,
+            updated_at: stored.updated_at,
+            score,
+        })
     }
 
     /// What the deal is worth now, from the cache where possible.
@@ -184,8 +212,19 @@ impl Book {
     /// # Errors
     /// `NotFound`.
     pub async fn score(&self, id: &DealId) -> Result<Option<Score>> {
-        let _ = id;
-        todo!("store")
+        if let Some(active) = self.inner.active() {
+            let version = &active.scorer.model().version;
+            if let Some(score) = self.inner.accelerator.cached_score(version, id).await {
+                return Ok(Some(score));
+            }
+        }
+        // No write may come between reading and caching, or the cache would keep what was before.
+        let _lock = self.inner.deals.lock([id]).await;
+        let score = self.deal(id).await?.score;
+        if let Some(score) = &score {
+            self.inner.accelerator.cache_score(score.clone()).await;
+        }
+        Ok(score)
     }
 
     /// The history of a deal's score, newest first, from entries before `before`.
@@ -198,63 +237,34 @@ impl Book {
         before: Option<i64>,
         limit: u32,
     ) -> Result<Vec<LedgerEntry>> {
-        let _ = (id, before, limit);
-        todo!("store")
-    }
-
-    /// Puts many deals, in chunks; meant to be called again and again with parts of a long file.
-    pub async fn import(&self, deals: Vec<Deal>, at: Timestamp) -> Result<Imported> {
-        let _ = (deals, at);
-        todo!("store")
-    }
-
-    /// Adds a model to the registry without activating it.
-    pub async fn register(&self, model: &Model, origin: &str, at: Timestamp) -> Result<()> {
-        let _ = (model, origin, at);
-        todo!("store")
-    }
-
-    /// Makes a registered model the champion: scores every open deal with it, then swaps the
-    /// rankings in one step. Two at once wait for each other.
-    ///
-    /// # Errors
-    /// `NotFound`.
-    pub async fn activate(
-        &self,
-        version: &str,
-        at: Timestamp,
-        on_progress: OnProgress<'_>,
-    ) -> Result<Activated> {
-        let _ = (version, at, on_progress);
-        todo!("store")
-    }
-
-    /// Scores every open deal again, since time alone moves scores; only those that changed leave a
-    /// trace in the ledger.
-    ///
-    /// # Errors
-    /// `NoModel`.
-    pub async fn refresh(&self, at: Timestamp, on_progress: OnProgress<'_>) -> Result<Refreshed> {
-        let _ = (at, on_progress);
-        todo!("store")
-    }
-
-    /// A page of the open deals in order of worth. `cursor` is the `next_cursor` of the page before.
-    ///
-    /// # Errors
-    /// `NoModel`; `Invalid` for a query out of range, or a cursor that is not ours or of another
-    /// query; `CursorExpired`.
-    pub async fn ranking(
-        &self,
-        query: &RankingQuery,
-        cursor: Option<&str>,
-        at: Timestamp,
-    ) -> Result<RankingPage> {
-        let _ = (query, cursor, at);
-        todo!("store")
+        let entries = self.inner.store.ledger(id, before, limit).await?;
+        if entries.is_empty() && self.inner.store.deal(id).await?.is_none() {
+            return Err(no_deal(id));
+        }
+        Ok(entries)
     }
 
     pub async fn health(&self) -> BookHealth {
-        todo!("store")
+        BookHealth {
+            is_store_up: self.inner.store.ping().await.is_ok(),
+            redis: self.inner.accelerator.health(),
+            ranking_rebuilt_at: self.inner.accelerator.rebuilt_at(),
+        }
+    }
+}
+
+impl Inner {
+    fn active(&self) -> Option<Arc<Active>> {
+        self.active
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+fn no_deal(id: &DealId) -> Error {
+    Error::NotFound {
+        kind: "deal",
+        id: id.to_string(),
     }
 }

@@ -8,9 +8,15 @@
 mod accelerator;
 mod cursor;
 mod memory;
+mod order;
 mod query;
 mod redis;
 
 pub use accelerator::{Accelerator, AcceleratorHealth};
-pub use query::{DealSummary, RankingPage, RankingQuery, RankingRow, Sort};
+pub(crate) use accelerator::{Change, Draft, Keys};
+pub(crate) use cursor::Position;
+pub(crate) use order::{Member, View};
+pub use query::{
+    DealSummary, PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX, RankingPage, RankingQuery, RankingRow, Sort,
+};
 pub use redis::RedisSettings;

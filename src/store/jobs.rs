@@ -1,11 +1,14 @@
 //! Long work that outlives its request: what was asked, how far it is, how it ended.
 
+use anyhow::Context;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
 
-use super::Store;
-use crate::error::Result;
+use super::{Store, micros, random_id, timestamp};
+use crate::error::{Error, Result};
 use crate::progress::Progress;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,18 +41,34 @@ pub struct Job {
 impl Store {
     /// A new job in the queue, with an id of its own.
     pub async fn create_job(&self, kind: &str, at: Timestamp) -> Result<Job> {
-        let _ = (kind, at);
-        todo!("store")
+        let id = random_id();
+        sqlx::query("INSERT INTO jobs (id, kind, state, created_at) VALUES ($1, $2, 'queued', $3)")
+            .bind(&id)
+            .bind(kind)
+            .bind(micros(at))
+            .execute(&self.writer)
+            .await?;
+        self.job(&id).await
     }
 
     pub async fn start_job(&self, id: &str, at: Timestamp) -> Result<()> {
-        let _ = (id, at);
-        todo!("store")
+        sqlx::query("UPDATE jobs SET state = 'running', started_at = $2 WHERE id = $1")
+            .bind(id)
+            .bind(micros(at))
+            .execute(&self.writer)
+            .await?;
+        Ok(())
     }
 
     pub async fn advance_job(&self, id: &str, progress: Progress) -> Result<()> {
-        let _ = (id, progress);
-        todo!("store")
+        sqlx::query("UPDATE jobs SET phase = $2, done = $3, total = $4 WHERE id = $1")
+            .bind(id)
+            .bind(progress.phase)
+            .bind(i64::try_from(progress.done).unwrap_or(i64::MAX))
+            .bind(i64::try_from(progress.total).unwrap_or(i64::MAX))
+            .execute(&self.writer)
+            .await?;
+        Ok(())
     }
 
     /// `outcome` is the job's result, or why it failed.
@@ -59,26 +78,85 @@ impl Store {
         outcome: Result<Value, String>,
         at: Timestamp,
     ) -> Result<()> {
-        let _ = (id, outcome, at);
-        todo!("store")
+        let (state, result, error) = match outcome {
+            Ok(result) => ("done", Some(result.to_string()), None),
+            Err(reason) => ("failed", None, Some(reason)),
+        };
+        sqlx::query(
+            "UPDATE jobs SET state = $2, result = $3, error = $4, finished_at = $5 WHERE id = $1",
+        )
+        .bind(id)
+        .bind(state)
+        .bind(result)
+        .bind(error)
+        .bind(micros(at))
+        .execute(&self.writer)
+        .await?;
+        Ok(())
     }
 
     /// # Errors
     /// `NotFound`.
     pub async fn job(&self, id: &str) -> Result<Job> {
-        let _ = id;
-        todo!("store")
+        let row = sqlx::query("SELECT * FROM jobs WHERE id = $1")
+            .bind(id)
+            .fetch_optional(&self.readers)
+            .await?;
+        match row {
+            Some(row) => job(&row),
+            None => Err(Error::NotFound {
+                kind: "job",
+                id: id.to_owned(),
+            }),
+        }
     }
 
     /// Newest first.
     pub async fn jobs(&self, limit: u32) -> Result<Vec<Job>> {
-        let _ = limit;
-        todo!("store")
+        let rows = sqlx::query("SELECT * FROM jobs ORDER BY seq DESC LIMIT $1")
+            .bind(limit)
+            .fetch_all(&self.readers)
+            .await?;
+        rows.iter().map(job).collect()
     }
 
     /// Fails what an earlier process left queued or running; returns how many. For the start.
     pub async fn fail_interrupted_jobs(&self, at: Timestamp) -> Result<u64> {
-        let _ = at;
-        todo!("store")
+        let failed = sqlx::query(
+            "UPDATE jobs SET state = 'failed', finished_at = $1,
+                    error = 'the service stopped before the job was done'
+             WHERE state IN ('queued', 'running')",
+        )
+        .bind(micros(at))
+        .execute(&self.writer)
+        .await?;
+        Ok(failed.rows_affected())
     }
+}
+
+fn job(row: &SqliteRow) -> Result<Job> {
+    let at = |micros: Option<i64>| micros.map(timestamp).transpose();
+    let state: &str = row.try_get("state")?;
+    let result: Option<&str> = row.try_get("result")?;
+    Ok(Job {
+        id: row.try_get("id")?,
+        kind: row.try_get("kind")?,
+        state: match state {
+            "queued" => JobState::Queued,
+            "running" => JobState::Running,
+            "done" => JobState::Done,
+            _ => JobState::Failed,
+        },
+        phase: row.try_get("phase")?,
+        done: row.try_get("done")?,
+        total: row.try_get("total")?,
+        created_at: timestamp(row.try_get("created_at")?)?,
+        started_at: at(row.try_get("started_at")?)?,
+        finished_at: at(row.try_get("finished_at")?)?,
+        error: row.try_get("error")?,
+        result: result
+            .map(serde_json::from_str)
+            .transpose()
+            .context("the result of a job is not JSON")?,
+    })
 }

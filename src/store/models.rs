@@ -1,9 +1,11 @@
 //! The registry of models.
 
+use anyhow::Context;
 use jiff::Timestamp;
+use sqlx::Row;
 
-use super::Store;
-use crate::error::Result;
+use super::{Store, micros, timestamp};
+use crate::error::{Error, Result};
 use crate::model::Model;
 
 /// A registered model without its content.
@@ -19,19 +21,54 @@ pub struct ModelSummary {
 impl Store {
     /// Registers a model; registering the same one again changes nothing.
     pub async fn insert_model(&self, model: &Model, origin: &str, at: Timestamp) -> Result<()> {
-        let _ = (model, origin, at);
-        todo!("store")
+        sqlx::query(
+            "INSERT INTO models (version, model, origin, created_at) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (version) DO NOTHING",
+        )
+        .bind(&model.version)
+        .bind(model.to_json())
+        .bind(origin)
+        .bind(micros(at))
+        .execute(&self.writer)
+        .await?;
+        Ok(())
     }
 
     /// All models, newest first.
     pub async fn models(&self) -> Result<Vec<ModelSummary>> {
-        todo!("store")
+        let rows = sqlx::query(
+            "SELECT version, origin, created_at,
+                    EXISTS (SELECT 1 FROM generations g
+                            WHERE g.state = 'active' AND g.model_version = m.version) AS is_active
+             FROM models m ORDER BY created_at DESC, version DESC",
+        )
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter()
+            .map(|row| {
+                Ok(ModelSummary {
+                    version: row.try_get("version")?,
+                    origin: row.try_get("origin")?,
+                    created_at: timestamp(row.try_get("created_at")?)?,
+                    is_active: row.try_get("is_active")?,
+                })
+            })
+            .collect()
     }
 
     /// # Errors
-    /// `NotFound`; `Malformed` when the stored content is damaged.
+    /// `NotFound`; `Internal` when the stored content is damaged.
     pub async fn model(&self, version: &str) -> Result<Model> {
-        let _ = version;
-        todo!("store")
+        let json: Option<String> =
+            sqlx::query_scalar("SELECT model FROM models WHERE version = $1")
+                .bind(version)
+                .fetch_optional(&self.readers)
+                .await?;
+        let json = json.ok_or_else(|| Error::NotFound {
+            kind: "model",
+            id: version.to_owned(),
+        })?;
+        Ok(Model::from_json(&json)
+            .with_context(|| format!("the stored model {version} cannot be read"))?)
     }
 }

@@ -1,0 +1,221 @@
+//! Another model over all open deals, or the same model on another day.
+
+use std::sync::{Arc, PoisonError};
+
+use anyhow::Context;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::healing::{CHUNK_AMENDED, OpenJournal};
+use super::writing::{CHUNK_DEALS, Intent, Wish, finish, standing};
+use super::{Active, Book, Inner};
+use crate::domain::DealId;
+use crate::error::{Error, Result};
+use crate::progress::{OnProgress, Progress};
+use crate::ranking::{Draft, Member, RankingRow};
+use crate::scoring::Scorer;
+use crate::store::{StoredDeal, Which};
+
+/// Deals scored at a time.
+const CHUNK_SCORED: u32 = 1000;
+/// With so few deals left to score again, writers are held up for the last round.
+const LAST_ROUND_DEALS: usize = 100;
+/// Rounds of catching up before the last one comes regardless.
+const ROUNDS_MAX: usize = 10;
+
+/// What an activation did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Activated {
+    pub model_version: String,
+    pub generation: i64,
+    /// Open deals that were scored.
+    pub scored: u64,
+}
+
+/// What a refresh did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Refreshed {
+    pub scored: u64,
+    pub changed: u64,
+}
+
+impl Book {
+    /// Makes a registered model the champion: scores every open deal with it, then swaps the
+    /// rankings in one step. Two at once wait for each other; writes go on meanwhile.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn activate(
+        &self,
+        version: &str,
+        at: Timestamp,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Activated> {
+        let inner = &self.inner;
+        let scorer = self.scorer_of(version).await?;
+        let building = inner.building.clone().lock_owned().await;
+        let generation = inner.store.begin_generation(version).await?;
+        let mut next = NextGeneration {
+            generation,
+            scorer,
+            at,
+            journal: OpenJournal::new(inner),
+        };
+        let scored = inner.score_all(&next, on_progress).await?;
+        let mut draft = inner.accelerator.draft(generation).await;
+        inner.fill(&mut draft, generation, i64::MAX).await?;
+        for _ in 0..ROUNDS_MAX {
+            let touched = next.journal.take();
+            inner.catch_up(&next, &mut draft, &touched).await?;
+            if touched.len() <= LAST_ROUND_DEALS {
+                break;
+            }
+        }
+        let inner = inner.clone();
+        finish(async move {
+            let swapped = inner.swap(&mut next, draft).await;
+            drop(building);
+            swapped
+        })
+        .await?;
+        Ok(Activated {
+            model_version: version.to_owned(),
+            generation,
+            scored,
+        })
+    }
+
+    /// Scores every open deal again, since time alone moves scores; only those that changed leave a
+    /// trace in the ledger.
+    ///
+    /// # Errors
+    /// `NoModel`.
+    pub async fn refresh(&self, at: Timestamp, on_progress: OnProgress<'_>) -> Result<Refreshed> {
+        let inner = &self.inner;
+        inner.active().ok_or(Error::NoModel)?;
+        let total = inner.store.count_deals(Which::Open).await?;
+        let mut refreshed = Refreshed::default();
+        let mut last = None;
+        loop {
+            let ids = inner
+                .store
+                .deal_ids(Which::Open, last.as_ref(), CHUNK_DEALS as u32)
+                .await?;
+            match ids.last() {
+                Some(id) => last = Some(id.clone()),
+                None => return Ok(refreshed),
+            }
+            let wish = |deal_id| Wish {
+                deal_id,
+                intents: vec![Intent::Refresh],
+            };
+            let wishes = ids.into_iter().map(wish).collect();
+            for (_, fulfilled) in self.fulfil(wishes, "refresh", at).await? {
+                match fulfilled {
+                    Ok(fulfilled) => {
+                        refreshed.scored += 1;
+                        refreshed.changed += u64::from(fulfilled.is_score_changed);
+                    }
+                    // Erased since its id was read.
+                    Err(Error::NotFound { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            on_progress(Progress {
+                phase: "score",
+                done: refreshed.scored,
+                total: total.max(refreshed.scored),
+            });
+        }
+    }
+}
+
+/// A generation that is being built.
+struct NextGeneration {
+    generation: i64,
+    scorer: Scorer,
+    at: Timestamp,
+    journal: OpenJournal,
+}
+
+impl Inner {
+    /// Scores all open deals, a chunk at a time; those written meanwhile are in the journal.
+    async fn score_all(&self, next: &NextGeneration, on_progress: OnProgress<'_>) -> Result<u64> {
+        let total = self.store.count_deals(Which::Open).await?;
+        let mut scored = 0;
+        let mut last: Option<DealId> = None;
+        loop {
+            let deals = self
+                .store
+                .deals(Which::Open, last.as_ref(), CHUNK_SCORED)
+                .await?;
+            match deals.last() {
+                Some(stored) => last = Some(stored.deal.id.clone()),
+                None => return Ok(scored),
+            }
+            let ids: Vec<DealId> = deals.iter().map(|s| s.deal.id.clone()).collect();
+            let standings = self.standings(next, deals).await?;
+            scored += standings.len() as u64;
+            self.store
+                .set_unseen(next.generation, &ids, &standings)
+                .await?;
+            on_progress(Progress {
+                phase: "score",
+                done: scored,
+                total: total.max(scored),
+            });
+        }
+    }
+
+    /// Scores again what was written since it was read.
+    async fn catch_up(
+        &self,
+        next: &NextGeneration,
+        draft: &mut Draft,
+        touched: &[DealId],
+    ) -> Result<()> {
+        for ids in touched.chunks(CHUNK_AMENDED) {
+            let deals = self.store.deals_of(ids).await?;
+            let standings = self.standings(next, deals).await?;
+            self.store
+                .set_unseen(next.generation, ids, &standings)
+                .await?;
+            let members = standings.iter().map(Member::of).collect();
+            self.accelerator.amend(draft, ids, members).await;
+        }
+        Ok(())
+    }
+
+    async fn standings(
+        &self,
+        next: &NextGeneration,
+        deals: Vec<StoredDeal>,
+    ) -> Result<Vec<RankingRow>> {
+        let (scorer, exchange, at) = (next.scorer.clone(), self.exchange.clone(), next.at);
+        let score = move || {
+            let open = deals.iter().filter(|stored| stored.deal.is_open());
+            open.map(|stored| standing(&stored.deal, &scorer, &exchange, at))
+                .collect()
+        };
+        Ok(tokio::task::spawn_blocking(score)
+            .await
+            .context("scoring broke off")?)
+    }
+
+    /// Holds writers up, catches up for the last time, and makes the generation the one that is seen:
+    /// in the store, in the accelerator, in this process.
+    async fn swap(&self, next: &mut NextGeneration, mut draft: Draft) -> Result<()> {
+        let _gate = self.gate.write().await;
+        let _order = self.order.lock().await;
+        let touched = next.journal.take();
+        self.catch_up(next, &mut draft, &touched).await?;
+        let generation = next.generation;
+        let seq = self.store.activate_generation(generation, next.at).await?;
+        self.accelerator.publish(draft, generation, seq).await;
+        *self.active.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(Active {
+            generation,
+            scorer: next.scorer.clone(),
+        }));
+        Ok(())
+    }
+}

@@ -1,0 +1,395 @@
+//! Deals and the log of what was received of them; each is written in one transaction with its score.
+
+use std::collections::{HashMap, HashSet};
+
+use anyhow::Context;
+use jiff::Timestamp;
+use serde_json::Value;
+use sqlx::sqlite::{Sqlite, SqliteRow};
+use sqlx::{QueryBuilder, Row, SqliteConnection};
+
+use super::{Store, current_seq, ledger, micros, take_seqs, timestamp};
+use crate::domain::{Deal, DealId};
+use crate::error::Result;
+use crate::ingest::document;
+use crate::ranking::RankingRow;
+use crate::scoring::Score;
+
+/// A deal as the store has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredDeal {
+    pub deal: Deal,
+    /// From the global sequence; grows with every change of any deal.
+    pub revision: i64,
+    pub updated_at: Timestamp,
+}
+
+/// Which deals to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    All,
+    Open,
+    Closed,
+}
+
+impl Which {
+    fn condition(self) -> &'static str {
+        match self {
+            Self::All => "1 = 1",
+            Self::Open => "outcome = 'open'",
+            Self::Closed => "outcome <> 'open'",
+        }
+    }
+}
+
+/// What a write finds.
+#[derive(Debug, Clone)]
+pub(crate) struct Before {
+    pub stored: StoredDeal,
+    /// Its present line in the active ranking.
+    pub standing: Option<RankingRow>,
+    /// Which of the asked-for external ids have been logged.
+    pub known_events: HashSet<String>,
+}
+
+/// Everything that one write does to one deal.
+#[derive(Debug)]
+pub(crate) struct DealWrite {
+    pub deal: Deal,
+    /// False when only its score moved.
+    pub is_deal_changed: bool,
+    pub log: Vec<LoggedEvent>,
+    pub score: ScoreWrite,
+}
+
+/// What is appended to the log.
+#[derive(Debug)]
+pub(crate) struct LoggedEvent {
+    pub external_id: Option<String>,
+    pub body: Value,
+}
+
+/// What a write does to a deal's line in the active ranking.
+#[derive(Debug)]
+pub(crate) enum ScoreWrite {
+    Keep,
+    Set(RankingRow),
+    /// The deal is closed, or no longer scored.
+    End,
+}
+
+impl DealWrite {
+    pub fn is_nothing(&self) -> bool {
+        !self.is_deal_changed && self.log.is_empty() && matches!(self.score, ScoreWrite::Keep)
+    }
+}
+
+impl Store {
+    pub async fn deal(&self, id: &DealId) -> Result<Option<StoredDeal>> {
+        let row = sqlx::query("SELECT document, revision, updated_at FROM deals WHERE id = $1")
+            .bind(id.as_str())
+            .fetch_optional(&self.readers)
+            .await?;
+        row.as_ref().map(stored_deal).transpose()
+    }
+
+    /// Deals with ids after `after`, by id: a stream in pages, so that not all are in memory at once.
+    pub async fn deals(
+        &self,
+        which: Which,
+        after: Option<&DealId>,
+        limit: u32,
+    ) -> Result<Vec<StoredDeal>> {
+        let rows = QueryBuilder::<Sqlite>::new("SELECT document, revision, updated_at FROM deals")
+            .push(" WHERE id > ")
+            .push_bind(after.map_or("", DealId::as_str))
+            .push(" AND ")
+            .push(which.condition())
+            .push(" ORDER BY id LIMIT ")
+            .push_bind(limit)
+            .build()
+            .fetch_all(&self.readers)
+            .await?;
+        rows.iter().map(stored_deal).collect()
+    }
+
+    /// As [`Self::deals`], the ids alone.
+    pub(crate) async fn deal_ids(
+        &self,
+        which: Which,
+        after: Option<&DealId>,
+        limit: u32,
+    ) -> Result<Vec<DealId>> {
+        let ids: Vec<String> = QueryBuilder::<Sqlite>::new("SELECT id FROM deals WHERE id > ")
+            .push_bind(after.map_or("", DealId::as_str))
+            .push(" AND ")
+            .push(which.condition())
+            .push(" ORDER BY id LIMIT ")
+            .push_bind(limit)
+            .build_query_scalar()
+            .fetch_all(&self.readers)
+            .await?;
+        ids.into_iter().map(deal_id).collect()
+    }
+
+    pub async fn count_deals(&self, which: Which) -> Result<u64> {
+        Ok(
+            QueryBuilder::<Sqlite>::new("SELECT count(*) FROM deals WHERE ")
+                .push(which.condition())
+                .build_query_scalar()
+                .fetch_one(&self.readers)
+                .await?,
+        )
+    }
+
+    /// A deal with its score in the active ranking, both of the same moment.
+    pub(crate) async fn scored_deal(
+        &self,
+        id: &DealId,
+    ) -> Result<Option<(StoredDeal, Option<Score>)>> {
+        let row = sqlx::query(
+            "SELECT d.document, d.revision, d.updated_at, b.score
+             FROM deals d
+             LEFT JOIN generations g ON g.state = 'active'
+             LEFT JOIN scores s
+                 ON s.generation = g.id AND s.deal_id = d.id AND s.to_seq IS NULL
+             LEFT JOIN score_documents b ON b.from_seq = s.from_seq
+             WHERE d.id = $1",
+        )
+        .bind(id.as_str())
+        .fetch_optional(&self.readers)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let score: Option<&str> = row.try_get("score")?;
+        let score = score.map(ledger::parse_score).transpose()?;
+        Ok(Some((stored_deal(&row)?, score)))
+    }
+
+    /// What a write needs to know about `ids`; deals that are not there are not in the answer.
+    pub(crate) async fn before(
+        &self,
+        generation: Option<i64>,
+        ids: &[DealId],
+        external_ids: &[&str],
+    ) -> Result<HashMap<DealId, Before>> {
+        let mut tx = self.read().await?;
+        let mut found = HashMap::with_capacity(ids.len());
+        for stored in stored_deals(&mut tx, ids).await? {
+            let before = Before {
+                stored,
+                standing: None,
+                known_events: HashSet::new(),
+            };
+            found.insert(before.stored.deal.id.clone(), before);
+        }
+        if let Some(generation) = generation {
+            for standing in ledger::current_rows(&mut tx, generation, ids).await? {
+                if let Some(before) = found.get_mut(&standing.deal.id) {
+                    before.standing = Some(standing);
+                }
+            }
+        }
+        if !external_ids.is_empty() {
+            for (id, external_id) in known_events(&mut tx, ids, external_ids).await? {
+                if let Some(before) = found.get_mut(&id) {
+                    before.known_events.insert(external_id);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The deals among `ids` that are there.
+    pub(crate) async fn deals_of(&self, ids: &[DealId]) -> Result<Vec<StoredDeal>> {
+        let mut tx = self.read().await?;
+        stored_deals(&mut tx, ids).await
+    }
+
+    /// Writes deals, what was received of them and their scores, all or nothing. Answers with each
+    /// deal's new revision, in order, and with the sequence after the last.
+    pub(crate) async fn commit(
+        &self,
+        writes: &[&DealWrite],
+        generation: Option<i64>,
+        cause: &str,
+        at: Timestamp,
+    ) -> Result<(Vec<i64>, i64)> {
+        let mut tx = self.write().await?;
+        let count = writes.iter().map(|write| write.log.len().max(1)).sum();
+        let last_seq = take_seqs(&mut tx, count).await?;
+        let mut seq = last_seq - count as i64;
+        let mut revisions = Vec::with_capacity(writes.len());
+        let mut standings = Vec::new();
+        for write in writes {
+            let first_seq = seq + 1;
+            seq += write.log.len().max(1) as i64;
+            revisions.push(seq);
+            if write.is_deal_changed {
+                upsert_deal(&mut tx, &write.deal, seq, at).await?;
+            }
+            for (event_seq, event) in (first_seq..).zip(&write.log) {
+                insert_event(&mut tx, event_seq, &write.deal.id, event, cause, at).await?;
+            }
+            let Some(generation) = generation else {
+                continue;
+            };
+            match &write.score {
+                ScoreWrite::Keep => {}
+                ScoreWrite::Set(standing) => {
+                    ledger::end(&mut tx, generation, &write.deal.id, seq).await?;
+                    standings.push((seq, standing));
+                }
+                ScoreWrite::End => ledger::end(&mut tx, generation, &write.deal.id, seq).await?,
+            }
+        }
+        if let Some(generation) = generation {
+            ledger::insert(&mut tx, generation, cause, &standings).await?;
+        }
+        tx.commit().await?;
+        Ok((revisions, last_seq))
+    }
+
+    /// Forgets a deal, its events and its ledger; `None` if there is no such deal.
+    pub(crate) async fn erase(&self, id: &DealId) -> Result<Option<i64>> {
+        let mut tx = self.write().await?;
+        let erased = sqlx::query("DELETE FROM deals WHERE id = $1")
+            .bind(id.as_str())
+            .execute(&mut *tx)
+            .await?;
+        if erased.rows_affected() == 0 {
+            return Ok(None);
+        }
+        let seq = take_seqs(&mut tx, 1).await?;
+        tx.commit().await?;
+        Ok(Some(seq))
+    }
+
+    pub(crate) async fn seq(&self) -> Result<i64> {
+        let mut tx = self.read().await?;
+        current_seq(&mut tx).await
+    }
+}
+
+async fn stored_deals(
+    connection: &mut SqliteConnection,
+    ids: &[DealId],
+) -> Result<Vec<StoredDeal>> {
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "SELECT document, revision, updated_at FROM deals WHERE id IN ",
+    );
+    push_ids(&mut query, ids);
+    let rows = query.build().fetch_all(connection).await?;
+    rows.iter().map(stored_deal).collect()
+}
+
+async fn known_events(
+    connection: &mut SqliteConnection,
+    ids: &[DealId],
+    external_ids: &[&str],
+) -> Result<Vec<(DealId, String)>> {
+    let mut query =
+        QueryBuilder::<Sqlite>::new("SELECT deal_id, external_id FROM events WHERE deal_id IN ");
+    push_ids(&mut query, ids);
+    query.push(" AND external_id IN (");
+    let mut separated = query.separated(", ");
+    for external_id in external_ids {
+        separated.push_bind(*external_id);
+    }
+    query.push(")");
+    let rows = query.build().fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            Ok((
+                deal_id(row.try_get("deal_id")?)?,
+                row.try_get("external_id")?,
+            ))
+        })
+        .collect()
+}
+
+async fn upsert_deal(
+    connection: &mut SqliteConnection,
+    deal: &Deal,
+    revision: i64,
+    at: Timestamp,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO deals (id, document, outcome, owner, pipeline, stage, amount, currency,
+                            created_at, expected_close_at, closed_at, revision, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+         ON CONFLICT (id) DO UPDATE SET
+             document = excluded.document, outcome = excluded.outcome, owner = excluded.owner,
+             pipeline = excluded.pipeline, stage = excluded.stage, amount = excluded.amount,
+             currency = excluded.currency, created_at = excluded.created_at,
+             expected_close_at = excluded.expected_close_at, closed_at = excluded.closed_at,
+             revision = excluded.revision, updated_at = excluded.updated_at",
+    )
+    .bind(deal.id.as_str())
+    .bind(document::write(deal).to_string())
+    .bind(deal.outcome.as_str())
+    .bind(&deal.owner)
+    .bind(&deal.pipeline)
+    .bind(&deal.stage)
+    .bind(deal.amount.map(|amount| amount.to_string()))
+    .bind(deal.currency.map(|code| code.to_string()))
+    .bind(deal.created_at.map(micros))
+    .bind(deal.expected_close_at.map(micros))
+    .bind(deal.closed_at.map(micros))
+    .bind(revision)
+    .bind(micros(at))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn insert_event(
+    connection: &mut SqliteConnection,
+    seq: i64,
+    deal_id: &DealId,
+    event: &LoggedEvent,
+    cause: &str,
+    at: Timestamp,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO events (seq, deal_id, received_at, cause, external_id, body)
+         VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(seq)
+    .bind(deal_id.as_str())
+    .bind(micros(at))
+    .bind(cause)
+    .bind(&event.external_id)
+    .bind(event.body.to_string())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// `(?, ?, ...)`, one for each id.
+pub(super) fn push_ids(query: &mut QueryBuilder<Sqlite>, ids: &[DealId]) {
+    query.push("(");
+    let mut separated = query.separated(", ");
+    for id in ids {
+        separated.push_bind(id.as_str().to_owned());
+    }
+    query.push(")");
+}
+
+pub(super) fn deal_id(id: String) -> Result<DealId> {
+    Ok(DealId::new(&id)
+        .map_err(anyhow::Error::msg)
+        .with_context(|| format!("the stored deal id `{}`", id.escape_debug()))?)
+}
+
+fn stored_deal(row: &SqliteRow) -> Result<StoredDeal> {
+    let json: &str = row.try_get("document")?;
+    let value: Value = serde_json::from_str(json).context("a stored deal is not JSON")?;
+    let deal = document::parse(value)
+        .map_err(crate::error::Error::Invalid)
+        .context("a stored deal cannot be read")?;
+    Ok(StoredDeal {
+        deal,
+        revision: row.try_get("revision")?,
+        updated_at: timestamp(row.try_get("updated_at")?)?,
+    })
+}

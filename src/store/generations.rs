@@ -1,0 +1,149 @@
+//! Generations: each is the ranking under one model, built unseen and then made active in one step.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+use sqlx::sqlite::Sqlite;
+use sqlx::{QueryBuilder, Row, SqliteConnection};
+
+use super::deals::push_ids;
+use super::{Store, current_seq, ledger, micros, take_seqs, timestamp};
+use crate::domain::DealId;
+use crate::error::Result;
+use crate::ranking::{Member, RankingRow};
+
+/// A generation that has been seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Generation {
+    pub id: i64,
+    pub model_version: String,
+    /// When another one took its place.
+    pub retired_at: Option<Timestamp>,
+}
+
+impl Store {
+    pub(crate) async fn active_generation(&self) -> Result<Option<Generation>> {
+        let mut tx = self.read().await?;
+        active(&mut tx).await
+    }
+
+    /// Begins a generation, and clears away what earlier ones left: the lines of one that was never
+    /// finished, and the open ends of those retired.
+    pub(crate) async fn begin_generation(&self, model_version: &str) -> Result<i64> {
+        let mut tx = self.write().await?;
+        for clean_up in [
+            "DELETE FROM scores
+             WHERE generation IN (SELECT id FROM generations WHERE state = 'building')",
+            "DELETE FROM generations WHERE state = 'building'",
+            "UPDATE scores SET to_seq =
+                 (SELECT retired_seq FROM generations g WHERE g.id = scores.generation)
+             WHERE to_seq IS NULL
+               AND generation IN (SELECT id FROM generations WHERE state = 'retired')",
+        ] {
+            sqlx::query(clean_up).execute(&mut *tx).await?;
+        }
+        let id = sqlx::query_scalar(
+            "INSERT INTO generations (id, model_version, state)
+             VALUES ((SELECT coalesce(max(id), 0) + 1 FROM generations), $1, 'building')
+             RETURNING id",
+        )
+        .bind(model_version)
+        .fetch_one(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(id)
+    }
+
+    /// Sets the lines of `ids` in a generation that nobody sees yet: those in `standings`, none for
+    /// the others. Deals that were erased meanwhile get no line.
+    pub(crate) async fn set_unseen(
+        &self,
+        generation: i64,
+        ids: &[DealId],
+        standings: &[RankingRow],
+    ) -> Result<()> {
+        let mut tx = self.write().await?;
+        let mut delete = QueryBuilder::<Sqlite>::new("DELETE FROM scores WHERE generation = ");
+        delete
+            .push_bind(generation)
+            .push(" AND to_seq IS NULL AND deal_id IN ");
+        push_ids(&mut delete, ids);
+        delete.build().execute(&mut *tx).await?;
+        let mut present = QueryBuilder::<Sqlite>::new("SELECT id FROM deals WHERE id IN ");
+        push_ids(&mut present, ids);
+        let present: HashSet<String> = present
+            .build_query_scalar()
+            .fetch_all(&mut *tx)
+            .await?
+            .into_iter()
+            .collect();
+        let last_seq = take_seqs(&mut tx, standings.len()).await?;
+        let first_seq = last_seq - standings.len() as i64 + 1;
+        let rows: Vec<_> = (first_seq..)
+            .zip(standings)
+            .filter(|(_, standing)| present.contains(standing.deal.id.as_str()))
+            .collect();
+        ledger::insert(&mut tx, generation, "activation", &rows).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Makes a generation the active one, in one step. Answers with the sequence of that step.
+    pub(crate) async fn activate_generation(&self, id: i64, at: Timestamp) -> Result<i64> {
+        let mut tx = self.write().await?;
+        let seq = take_seqs(&mut tx, 1).await?;
+        sqlx::query(
+            "UPDATE generations SET state = 'retired', retired_at = $1, retired_seq = $2
+             WHERE state = 'active'",
+        )
+        .bind(micros(at))
+        .bind(seq)
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query("UPDATE generations SET state = 'active', activated_at = $1 WHERE id = $2")
+            .bind(micros(at))
+            .bind(id)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        Ok(seq)
+    }
+
+    /// The present members among `ids`.
+    pub(crate) async fn members_of(&self, generation: i64, ids: &[DealId]) -> Result<Vec<Member>> {
+        let mut tx = self.read().await?;
+        let rows = ledger::current_rows(&mut tx, generation, ids).await?;
+        Ok(rows.iter().map(Member::of).collect())
+    }
+
+    /// The active generation and the sequence, both of the same moment.
+    pub(crate) async fn position(&self) -> Result<(Option<Generation>, i64)> {
+        let mut tx = self.read().await?;
+        Ok((active(&mut tx).await?, current_seq(&mut tx).await?))
+    }
+}
+
+pub(super) async fn active(connection: &mut SqliteConnection) -> Result<Option<Generation>> {
+    let row = sqlx::query("SELECT * FROM generations WHERE state = 'active'")
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(generation).transpose()
+}
+
+/// A generation that is or was active; `None` if there is none of that id.
+pub(super) async fn seen(connection: &mut SqliteConnection, id: i64) -> Result<Option<Generation>> {
+    let row = sqlx::query("SELECT * FROM generations WHERE id = $1 AND state <> 'building'")
+        .bind(id)
+        .fetch_optional(connection)
+        .await?;
+    row.as_ref().map(generation).transpose()
+}
+
+fn generation(row: &sqlx::sqlite::SqliteRow) -> Result<Generation> {
+    let retired_at: Option<i64> = row.try_get("retired_at")?;
+    Ok(Generation {
+        id: row.try_get("id")?,
+        model_version: row.try_get("model_version")?,
+        retired_at: retired_at.map(timestamp).transpose()?,
+    })
+}

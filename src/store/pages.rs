@@ -1,0 +1,248 @@
+//! Pages of a ranking, read from the ledger as it stood at a sequence number.
+
+use jiff::{SignedDuration, Timestamp};
+use sqlx::sqlite::Sqlite;
+use sqlx::{QueryBuilder, Row, SqliteConnection};
+
+use super::deals::{deal_id, push_ids};
+use super::generations::{self, Generation};
+use super::ledger::{ROW_COLUMNS, ranking_row};
+use super::{Store, current_seq, micros};
+use crate::domain::DealId;
+use crate::error::{Error, Result};
+use crate::ranking::{Member, Position, RankingQuery, RankingRow, Sort};
+
+const DAY_MICROS: i64 = 86_400_000_000;
+
+/// What a page is asked of the store for.
+#[derive(Debug)]
+pub(crate) struct PageRequest<'a> {
+    pub query: &'a RankingQuery,
+    /// Where the page before ended; `None` asks for the first page, as of now.
+    pub after: Option<&'a Position>,
+    /// The present of the first page, for sorts and filters that count days.
+    pub at: Timestamp,
+    pub stalled_days: u32,
+    /// Cursors of a generation that was retired before this are expired.
+    pub retired_after: Timestamp,
+    pub limit: u32,
+}
+
+/// A page as the store has it.
+#[derive(Debug)]
+pub(crate) struct StorePage {
+    pub generation: Generation,
+    pub seq: i64,
+    /// Each with its sort key.
+    pub rows: Vec<(f64, RankingRow)>,
+}
+
+impl Store {
+    /// # Errors
+    /// `NoModel`; `Invalid` for a position that never was; `CursorExpired`.
+    pub(crate) async fn page(&self, request: &PageRequest<'_>) -> Result<StorePage> {
+        let mut tx = self.read().await?;
+        let present_seq = current_seq(&mut tx).await?;
+        let (generation, seq) = match request.after {
+            None => {
+                let active = generations::active(&mut tx).await?;
+                (active.ok_or(Error::NoModel)?, present_seq)
+            }
+            Some(position) => {
+                let generation = readable(&mut tx, position, present_seq, request).await?;
+                (generation, position.seq)
+            }
+        };
+        let key = sort_key(request.query.sort, request.at);
+        let mut sql = QueryBuilder::<Sqlite>::new("SELECT b.score, s.rank, ");
+        sql.push(ROW_COLUMNS).push(" FROM (");
+        AsOf {
+            generation: generation.id,
+            seq,
+            key: &key,
+            after: request.after.map(|p| (p.rank, &p.deal_id)),
+            limit: request.limit,
+        }
+        .push(&mut sql, "*", |sql| push_filters(sql, request));
+        sql.push(
+            ") s JOIN score_documents b ON b.from_seq = s.from_seq ORDER BY s.rank, s.deal_id",
+        );
+        // Sort keys that count days carry the day in their text: not worth a place among the
+        // prepared statements.
+        let rows = sql.build().persistent(false).fetch_all(&mut *tx).await?;
+        let rows = rows
+            .iter()
+            .map(|row| Ok((row.try_get("rank")?, ranking_row(row)?)))
+            .collect::<Result<_>>()?;
+        Ok(StorePage {
+            generation,
+            seq,
+            rows,
+        })
+    }
+
+    /// The lines of `ids` as of `seq`, in no order; a deal erased meanwhile has none.
+    pub(crate) async fn rows_as_of(
+        &self,
+        generation: i64,
+        seq: i64,
+        ids: &[DealId],
+    ) -> Result<Vec<RankingRow>> {
+        let mut sql = QueryBuilder::<Sqlite>::new("SELECT b.score, ");
+        sql.push(ROW_COLUMNS)
+            .push(" FROM scores s JOIN score_documents b ON b.from_seq = s.from_seq")
+            .push(" WHERE s.generation = ")
+            .push_bind(generation)
+            .push(" AND s.from_seq <= ")
+            .push_bind(seq)
+            .push(" AND (s.to_seq IS NULL OR s.to_seq > ")
+            .push_bind(seq)
+            .push(") AND s.deal_id IN ");
+        push_ids(&mut sql, ids);
+        let rows = sql.build().fetch_all(&self.readers).await?;
+        rows.iter().map(ranking_row).collect()
+    }
+
+    /// The members of a generation's ranking as of `seq`, in its order, after `after`.
+    pub(crate) async fn members(
+        &self,
+        generation: i64,
+        seq: i64,
+        after: Option<&Member>,
+        limit: u32,
+    ) -> Result<Vec<Member>> {
+        let mut sql = QueryBuilder::<Sqlite>::new("");
+        AsOf {
+            generation,
+            seq,
+            key: EXPECTED_VALUE_KEY,
+            after: after.map(|member| (member.rank, &member.deal_id)),
+            limit,
+        }
+        .push(&mut sql, "deal_id, owner, pipeline", |_| {});
+        let rows = sql.build().fetch_all(&self.readers).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(Member {
+                    deal_id: deal_id(row.try_get("deal_id")?)?,
+                    rank: row.try_get("rank")?,
+                    owner: row.try_get("owner")?,
+                    pipeline: row.try_get("pipeline")?,
+                })
+            })
+            .collect()
+    }
+}
+
+/// The generation of a position, if it can still be read.
+async fn readable(
+    connection: &mut SqliteConnection,
+    position: &Position,
+    present_seq: i64,
+    request: &PageRequest<'_>,
+) -> Result<Generation> {
+    if position.seq > present_seq {
+        return Err(Error::invalid("cursor", "is not a cursor of this service"));
+    }
+    generations::seen(connection, position.generation)
+        .await?
+        .filter(|g| g.retired_at.is_none_or(|at| at > request.retired_after))
+        .ok_or(Error::CursorExpired)
+}
+
+/// The lines that held at `seq`, from a place in the order on.
+///
+/// Two arms: the lines that hold still, few of which are too young, by their partial index; and
+/// those that have ended since, of which there are few. So the length of the history costs nothing.
+struct AsOf<'a> {
+    generation: i64,
+    seq: i64,
+    key: &'a str,
+    after: Option<(f64, &'a DealId)>,
+    limit: u32,
+}
+
+impl AsOf<'_> {
+    fn push(
+        &self,
+        sql: &mut QueryBuilder<Sqlite>,
+        columns: &str,
+        push_filters: impl Fn(&mut QueryBuilder<Sqlite>),
+    ) {
+        let Self { key, limit, .. } = self;
+        for still_holds in [true, false] {
+            sql.push(format_args!(
+                "SELECT * FROM (SELECT {columns}, {key} AS rank FROM scores WHERE generation = "
+            ))
+            .push_bind(self.generation)
+            .push(" AND from_seq <= ")
+            .push_bind(self.seq);
+            if still_holds {
+                sql.push(" AND to_seq IS NULL");
+            } else {
+                sql.push(" AND to_seq > ").push_bind(self.seq);
+            }
+            push_filters(sql);
+            if let Some((rank, id)) = self.after {
+                sql.push(format_args!(" AND ({key}, deal_id) > ("))
+                    .push_bind(rank)
+                    .push(", ")
+                    .push_bind(id.as_str().to_owned())
+                    .push(")");
+            }
+            sql.push(format_args!(" ORDER BY {key}, deal_id LIMIT {limit})"));
+            if still_holds {
+                sql.push(" UNION ALL ");
+            }
+        }
+        sql.push(format_args!(" ORDER BY rank, deal_id LIMIT {limit}"));
+    }
+}
+
+const EXPECTED_VALUE_KEY: &str = "expected_value_rank";
+
+/// The expression that is smallest for the first row: what is largest negated, and 1 for unknown.
+fn sort_key(sort: Sort, at: Timestamp) -> String {
+    let now = micros(at);
+    match sort {
+        Sort::ExpectedValue => EXPECTED_VALUE_KEY.into(),
+        Sort::WinProbability => "win_probability_rank".into(),
+        Sort::Amount => "amount_rank".into(),
+        Sort::EvPerDay => {
+            let days = format!("((expected_close_at - {now}) / {DAY_MICROS})");
+            // A CASE without ELSE is NULL where the date is.
+            format!(
+                "coalesce(-expected_value
+                          / CASE WHEN {days} < 1 THEN 1 WHEN {days} >= 1 THEN {days} END, 1.0)"
+            )
+        }
+        Sort::Neglect => {
+            let days = format!("(({now} - coalesce(last_activity_at, created_at)) / {DAY_MICROS})");
+            format!("coalesce(-expected_value * CASE WHEN {days} < 0 THEN 0 ELSE {days} END, 1.0)")
+        }
+    }
+}
+
+fn push_filters(sql: &mut QueryBuilder<Sqlite>, request: &PageRequest<'_>) {
+    let query = request.query;
+    for (column, value) in [
+        ("owner", query.owner.as_deref()),
+        ("pipeline", query.pipeline.as_deref()),
+        ("stage", query.stage.as_deref()),
+        ("grade", query.grade.map(|grade| grade.as_str())),
+    ] {
+        if let Some(value) = value {
+            sql.push(format_args!(" AND {column} = "))
+                .push_bind(value.to_owned());
+        }
+    }
+    if let Some(amount) = query.min_amount {
+        sql.push(" AND base_amount >= ").push_bind(amount);
+    }
+    if query.stalled {
+        let longest = SignedDuration::from_hours(24 * i64::from(request.stalled_days));
+        let entered_before = request.at.saturating_sub(longest).map_or(i64::MIN, micros);
+        sql.push(" AND stage_entered_at < ")
+            .push_bind(entered_before);
+    }
+}
