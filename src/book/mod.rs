@@ -244,6 +244,11 @@ impl Book {
         Ok(entries)
     }
 
+    /// Waits until Redis is in a state, however it gets there; without Redis, not at all.
+    pub async fn redis_is(&self, health: AcceleratorHealth) {
+        self.inner.accelerator.wait_until(health).await;
+    }
+
     pub async fn health(&self) -> BookHealth {
         BookHealth {
             is_store_up: self.inner.store.ping().await.is_ok(),

@@ -29,7 +29,7 @@ pub(super) struct Wish {
 
 #[derive(Debug)]
 pub(super) enum Intent {
-    Put(Deal),
+    Put(Box<Deal>),
     Patch(Value),
     Append(Vec<ReceivedEvent>),
     /// Nothing new but the time.
@@ -59,7 +59,8 @@ impl Book {
     /// `TooLarge` when the deal's history would grow beyond what is kept.
     pub async fn put(&self, deal: Deal, at: Timestamp) -> Result<Written> {
         let id = deal.id.clone();
-        self.written(id, Intent::Put(deal), "put", at).await
+        self.written(id, Intent::Put(Box::new(deal)), "put", at)
+            .await
     }
 
     /// Changes the fields named in `patch`: see [`document::patch`].
@@ -109,7 +110,7 @@ impl Book {
             let mut wishes: BTreeMap<DealId, Vec<Intent>> = BTreeMap::new();
             for deal in deals.by_ref().take(CHUNK_DEALS) {
                 let intents = wishes.entry(deal.id.clone()).or_default();
-                intents.push(Intent::Put(deal));
+                intents.push(Intent::Put(Box::new(deal)));
             }
             let wishes = wishes
                 .into_iter()
@@ -356,7 +357,7 @@ impl Plan {
                 let standing = standing(&deal, scorer, exchange, at);
                 match &standing_before {
                     Some(before) if is_same(before, &standing) => ScoreWrite::Keep,
-                    _ => ScoreWrite::Set(standing),
+                    _ => ScoreWrite::Set(Box::new(standing)),
                 }
             }
             _ if standing_before.is_some() => ScoreWrite::End,
@@ -430,11 +431,11 @@ impl Revision {
             Intent::Put(next) => {
                 let body = json!({ "type": "document", "document": document::write(&next) });
                 if self.deal.is_none() {
-                    self.deal = Some(next);
+                    self.deal = Some(*next);
                     self.log(None, body);
                     return Ok(Effect::Created);
                 }
-                self.revise(id, next, body, at)
+                self.revise(id, *next, body, at)
             }
             Intent::Patch(patch) => {
                 let deal = self.deal.as_ref().ok_or_else(|| no_deal(id))?;

@@ -108,6 +108,13 @@ impl Accelerator {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Waits until Redis is in a state; at once without Redis.
+    pub(crate) async fn wait_until(&self, health: AcceleratorHealth) {
+        if let Backend::Redis(redis) = &self.backend {
+            redis.wait_until(health).await;
+        }
+    }
+
     /// Redis, which may need healing; a ranking in process never does.
     pub(crate) fn healable(&self) -> Option<&RedisRanking> {
         match &self.backend {
@@ -172,7 +179,8 @@ impl Accelerator {
                 }
             }
             (Backend::Redis(redis), DraftBackend::Redis(redis_draft)) => {
-                if redis.fill(redis_draft, members).await.is_none() {
+                let filled = redis.fill(redis_draft, members).await;
+                if filled.is_none() {
                     draft.0 = DraftBackend::Lost;
                 }
             }
@@ -192,7 +200,8 @@ impl Accelerator {
                 }
             }
             (Backend::Redis(redis), DraftBackend::Redis(redis_draft)) => {
-                if redis.amend(redis_draft, deal_ids, members).await.is_none() {
+                let amended = redis.amend(redis_draft, deal_ids, members).await;
+                if amended.is_none() {
                     draft.0 = DraftBackend::Lost;
                 }
             }

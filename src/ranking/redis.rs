@@ -22,12 +22,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, RedisError, RedisResult, Script};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::accelerator::{AcceleratorHealth, Change, Keys};
 use super::cursor::Position;
@@ -73,7 +73,7 @@ pub struct RedisRanking {
     client: Client,
     settings: RedisSettings,
     store_id: OnceLock<String>,
-    state: RwLock<State>,
+    state: watch::Sender<State>,
     /// Whether the log has been told that Redis is out, so that it is told once.
     is_outage_told: AtomicBool,
     /// Set while the pointer moves: readers may find it ahead of what this process knows.
@@ -87,6 +87,16 @@ enum State {
     Down,
     Healing(MultiplexedConnection),
     Up(Live),
+}
+
+impl State {
+    fn health(&self) -> AcceleratorHealth {
+        match self {
+            Self::Down => AcceleratorHealth::Down,
+            Self::Healing(_) => AcceleratorHealth::Healing,
+            Self::Up(_) => AcceleratorHealth::Up,
+        }
+    }
 }
 
 /// What this process wrote last.
@@ -165,7 +175,7 @@ impl RedisRanking {
             client,
             settings,
             store_id: OnceLock::new(),
-            state: RwLock::new(State::Down),
+            state: watch::Sender::new(State::Down),
             is_outage_told: AtomicBool::new(false),
             is_publishing: AtomicBool::new(false),
             bell: Arc::new(Notify::new()),
@@ -178,11 +188,13 @@ impl RedisRanking {
     }
 
     pub(super) fn health(&self) -> AcceleratorHealth {
-        match self.state() {
-            State::Down => AcceleratorHealth::Down,
-            State::Healing(_) => AcceleratorHealth::Healing,
-            State::Up(_) => AcceleratorHealth::Up,
-        }
+        self.state.borrow().health()
+    }
+
+    pub(super) async fn wait_until(&self, health: AcceleratorHealth) {
+        let mut states = self.state.subscribe();
+        // The sender is ours: it outlives the wait.
+        let _ = states.wait_for(|state| state.health() == health).await;
     }
 
     pub(crate) fn check_every(&self) -> Duration {
@@ -474,14 +486,11 @@ impl RedisRanking {
     }
 
     fn state(&self) -> State {
-        self.state
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.state.borrow().clone()
     }
 
     fn set_state(&self, state: State) {
-        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+        self.state.send_replace(state);
     }
 
     fn live(&self) -> Option<Live> {
@@ -492,11 +501,15 @@ impl RedisRanking {
     }
 
     fn advance(&self, epoch: &str, applied_seq: i64) {
-        if let State::Up(live) = &mut *self.state.write().unwrap_or_else(PoisonError::into_inner)
-            && *live.epoch == *epoch
-        {
-            live.seq = applied_seq;
-        }
+        self.state.send_if_modified(|state| {
+            if let State::Up(live) = state
+                && *live.epoch == *epoch
+            {
+                live.seq = applied_seq;
+            }
+            // Nobody waits for a sequence number.
+            false
+        });
     }
 
     /// The value of a command on the live rankings; a failure takes Redis out.
@@ -524,16 +537,18 @@ impl RedisRanking {
     }
 
     fn down(&self, live: &Live, reason: &dyn std::fmt::Display) {
-        {
-            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let is_first = self.state.send_if_modified(|state| {
             // Others that failed on the same rankings may have come first.
-            if !matches!(&*state, State::Up(present) if present.epoch == live.epoch) {
-                return;
+            let is_ours = matches!(state, State::Up(present) if present.epoch == live.epoch);
+            if is_ours {
+                *state = State::Down;
             }
-            *state = State::Down;
+            is_ours
+        });
+        if is_first {
+            self.tell_outage(reason);
+            self.bell.notify_one();
         }
-        self.tell_outage(reason);
-        self.bell.notify_one();
     }
 
     fn tell_outage(&self, reason: &(impl std::fmt::Display + ?Sized)) {

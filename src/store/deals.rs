@@ -73,7 +73,7 @@ pub(crate) struct LoggedEvent {
 #[derive(Debug)]
 pub(crate) enum ScoreWrite {
     Keep,
-    Set(RankingRow),
+    Set(Box<RankingRow>),
     /// The deal is closed, or no longer scored.
     End,
 }
@@ -237,7 +237,7 @@ impl Store {
                 ScoreWrite::Keep => {}
                 ScoreWrite::Set(standing) => {
                     ledger::end(&mut tx, generation, &write.deal.id, seq).await?;
-                    standings.push((seq, standing));
+                    standings.push((seq, &**standing));
                 }
                 ScoreWrite::End => ledger::end(&mut tx, generation, &write.deal.id, seq).await?,
             }
