@@ -246,3 +246,54 @@ fn push_filters(sql: &mut QueryBuilder<Sqlite>, request: &PageRequest<'_>) {
             .push_bind(entered_before);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn plan(after: bool, view: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store.db")).await.unwrap();
+        let id = DealId::new("d").unwrap();
+        let mut sql = QueryBuilder::<Sqlite>::new("EXPLAIN QUERY PLAN ");
+        AsOf {
+            generation: 1,
+            seq: 1,
+            key: &sort_key(Sort::ExpectedValue, Timestamp::UNIX_EPOCH),
+            after: after.then_some((-1.0, &id)),
+            limit: 50,
+        }
+        .push(&mut sql, "*", |sql| {
+            if !view.is_empty() {
+                sql.push(format_args!(" AND {view} = ")).push_bind("x");
+            }
+        });
+        let steps = sql.build().fetch_all(&store.readers).await.unwrap();
+        let steps: Vec<String> = steps.iter().map(|step| step.get("detail")).collect();
+        steps.join("\n")
+    }
+
+    #[tokio::test]
+    async fn a_page_by_expected_value_is_found_and_not_sorted() {
+        for (view, index) in [
+            ("", "scores_by_expected_value (generation=?"),
+            ("owner", "scores_by_owner (generation=? AND owner=?"),
+            (
+                "pipeline",
+                "scores_by_pipeline (generation=? AND pipeline=?",
+            ),
+        ] {
+            let first = plan(false, view).await;
+            assert!(
+                first.contains(&format!("SEARCH scores USING INDEX {index})")),
+                "{first}"
+            );
+            let later = plan(true, view).await;
+            let keyset = format!("{index} AND (expected_value_rank,deal_id)>(?,?))");
+            assert!(later.contains(&keyset), "{later}");
+            // Sorted is only what has ended since the first page.
+            let sorts = later.matches("USE TEMP B-TREE FOR ORDER BY").count();
+            assert!(sorts <= 1, "{later}");
+        }
+    }
+}
