@@ -125,6 +125,8 @@ pub struct Imported {
 pub struct BookHealth {
     pub is_store_up: bool,
     pub redis: AcceleratorHealth,
+    /// How often Redis has gone out since the start; the log tells of each once.
+    pub redis_outages: u64,
     /// When the ranking was last built from the store; `None` before the first time.
     pub ranking_rebuilt_at: Option<Timestamp>,
 }
@@ -253,6 +255,7 @@ impl Book {
         BookHealth {
             is_store_up: self.inner.store.ping().await.is_ok(),
             redis: self.inner.accelerator.health(),
+            redis_outages: self.inner.accelerator.outages(),
             ranking_rebuilt_at: self.inner.accelerator.rebuilt_at(),
         }
     }

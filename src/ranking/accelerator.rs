@@ -101,6 +101,10 @@ impl Accelerator {
         }
     }
 
+    pub(crate) fn outages(&self) -> u64 {
+        self.healable().map_or(0, RedisRanking::outages)
+    }
+
     pub(crate) fn rebuilt_at(&self) -> Option<Timestamp> {
         *self
             .rebuilt_at

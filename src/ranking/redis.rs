@@ -21,7 +21,7 @@
 //! answers, until the rankings have been filled anew.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
@@ -76,6 +76,7 @@ pub struct RedisRanking {
     state: watch::Sender<State>,
     /// Whether the log has been told that Redis is out, so that it is told once.
     is_outage_told: AtomicBool,
+    outages: AtomicU64,
     /// Set while the pointer moves: readers may find it ahead of what this process knows.
     is_publishing: AtomicBool,
     /// Rings when Redis needs healing.
@@ -177,6 +178,7 @@ impl RedisRanking {
             store_id: OnceLock::new(),
             state: watch::Sender::new(State::Down),
             is_outage_told: AtomicBool::new(false),
+            outages: AtomicU64::new(0),
             is_publishing: AtomicBool::new(false),
             bell: Arc::new(Notify::new()),
         })
@@ -189,6 +191,11 @@ impl RedisRanking {
 
     pub(super) fn health(&self) -> AcceleratorHealth {
         self.state.borrow().health()
+    }
+
+    /// How often Redis has gone out, each time told once.
+    pub(super) fn outages(&self) -> u64 {
+        self.outages.load(Ordering::Relaxed)
     }
 
     pub(super) async fn wait_until(&self, health: AcceleratorHealth) {
@@ -553,6 +560,7 @@ impl RedisRanking {
 
     fn tell_outage(&self, reason: &(impl std::fmt::Display + ?Sized)) {
         if !self.is_outage_told.swap(true, Ordering::Relaxed) {
+            self.outages.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(%reason, "redis is out; the store answers until it is back");
         }
     }

@@ -283,17 +283,15 @@ mod tests {
                 "scores_by_pipeline (generation=? AND pipeline=?",
             ),
         ] {
-            let first = plan(false, view).await;
-            assert!(
-                first.contains(&format!("SEARCH scores USING INDEX {index})")),
-                "{first}"
-            );
-            let later = plan(true, view).await;
-            let keyset = format!("{index} AND (expected_value_rank,deal_id)>(?,?))");
-            assert!(later.contains(&keyset), "{later}");
-            // Sorted is only what has ended since the first page.
-            let sorts = later.matches("USE TEMP B-TREE FOR ORDER BY").count();
-            assert!(sorts <= 1, "{later}");
+            for (is_later, keyset) in [
+                (false, ")"),
+                (true, " AND (expected_value_rank,deal_id)>(?,?))"),
+            ] {
+                let plan = plan(is_later, view).await;
+                let search = format!("SEARCH scores USING INDEX {index}{keyset}\n");
+                let (_, then) = plan.split_once(&search).expect(&plan);
+                assert!(!then.starts_with("USE TEMP B-TREE"), "{plan}");
+            }
         }
     }
 }

@@ -10,7 +10,6 @@ use rand::RngExt;
 use redis::{AsyncCommands, aio::MultiplexedConnection};
 use serde_json::json;
 use tempfile::TempDir;
-use tracing_subscriber::layer::{Context, SubscriberExt};
 
 use crate::world::{OWNERS, World, all_pages, all_rows, id, now, open_deal, open_deals, rng};
 
@@ -246,7 +245,6 @@ async fn redis_memory_and_store_give_the_same_pages() {
 
 #[tokio::test]
 async fn redis_dies_and_returns_empty() {
-    let (log, _guard) = Log::listen();
     let mut redis = Redis::start().await;
     let world = World::new(redis.accelerator()).await;
     let twin = World::new(Accelerator::memory()).await;
@@ -255,7 +253,7 @@ async fn redis_dies_and_returns_empty() {
         world.book.import(open_deals(22, 60), now()).await.unwrap();
     }
     let mut rng = rng(23);
-    assert_eq!(log.transitions(), (0, 0));
+    assert_eq!(world.book.health().await.redis_outages, 0);
     for outage in 1..=2 {
         redis.kill();
         for _ in 0..10 {
@@ -263,7 +261,7 @@ async fn redis_dies_and_returns_empty() {
             write_somewhere(&[&world, &twin], &mut rng).await;
         }
         assert_eq!(world.book.health().await.redis, AcceleratorHealth::Down);
-        assert_eq!(log.transitions(), (outage, outage - 1));
+        assert_eq!(world.book.health().await.redis_outages, outage);
 
         redis.restart().await;
         until(&world, AcceleratorHealth::Up).await;
@@ -274,7 +272,7 @@ async fn redis_dies_and_returns_empty() {
             write_somewhere(&[&world, &twin], &mut rng).await;
         }
         assert_eq!(answers(&world).await, answers(&twin).await);
-        assert_eq!(log.transitions(), (outage, outage));
+        assert_eq!(world.book.health().await.redis_outages, outage);
     }
 }
 
@@ -427,37 +425,4 @@ async fn key(connection: &mut MultiplexedConnection, pattern: &str) -> String {
     let keys: Vec<String> = connection.keys(pattern).await.unwrap();
     assert_eq!(keys.len(), 1, "{pattern}: {keys:?}");
     keys.into_iter().next().unwrap()
-}
-
-/// What was logged about Redis by this thread: the test's runtime has no other.
-#[derive(Clone, Default)]
-struct Log(std::sync::Arc<std::sync::Mutex<Vec<String>>>);
-
-impl Log {
-    fn listen() -> (Self, tracing::subscriber::DefaultGuard) {
-        let log = Self::default();
-        let subscriber = tracing_subscriber::registry().with(log.clone());
-        (log, tracing::subscriber::set_default(subscriber))
-    }
-
-    /// How often Redis went, and how often it came back.
-    fn transitions(&self) -> (usize, usize) {
-        let log = self.0.lock().unwrap();
-        let count = |text: &str| log.iter().filter(|line| line.contains(text)).count();
-        (count("redis is out"), count("redis is back"))
-    }
-}
-
-impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Log {
-    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        struct Message<'a>(&'a mut Vec<String>);
-        impl tracing::field::Visit for Message<'_> {
-            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-                if field.name() == "message" {
-                    self.0.push(format!("{value:?}"));
-                }
-            }
-        }
-        event.record(&mut Message(&mut self.0.lock().unwrap()));
-    }
 }
