@@ -148,7 +148,7 @@ impl Book {
                 let model = Arc::new(store.model(&generation.model_version).await?);
                 Some(Arc::new(Active {
                     generation: generation.id,
-                    scorer: Scorer::new(model, exchange.clone()),
+                    scorer: Scorer::new(model, exchange.clone())?,
                 }))
             }
             None => None,
@@ -188,7 +188,7 @@ impl Book {
     /// `NotFound`.
     pub async fn scorer_of(&self, version: &str) -> Result<Scorer> {
         let model = Arc::new(self.inner.store.model(version).await?);
-        Ok(Scorer::new(model, self.inner.exchange.clone()))
+        Scorer::new(model, self.inner.exchange.clone())
     }
 
     /// Adds a model to the registry without activating it.
