@@ -56,6 +56,7 @@ CREATE TABLE generations (
     state TEXT NOT NULL CHECK (state IN ('building', 'active', 'retired')),
     activated_at INTEGER,
     retired_at INTEGER,
+    -- Where its scores end that had not ended before: they keep a to_seq of NULL.
     retired_seq INTEGER
 );
 CREATE UNIQUE INDEX generations_active ON generations (state) WHERE state = 'active';

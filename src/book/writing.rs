@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{Active, Appended, Book, Imported, Inner, ReceivedEvent, ScoredDeal, Written, no_deal};
 use crate::domain::{Deal, DealId, Exchange, Snapshot};
 use crate::error::{Error, Result};
-use crate::ingest::document::{self, ACTIVITIES_MAX, ATTRIBUTES_MAX, HISTORY_MAX};
+use crate::ingest::document;
 use crate::ranking::{Change, DealSummary, Member, RankingRow};
 use crate::scoring::Scorer;
 use crate::store::{Before, DealWrite, LoggedEvent, ScoreWrite};
@@ -56,7 +56,7 @@ impl Book {
     /// Takes `deal` as the deal's present: a new deal, or a revision of the stored one.
     ///
     /// # Errors
-    /// `TooLarge` when the deal's history would grow beyond what is kept.
+    /// `Invalid` when the deal, with all that is known of it, passes a limit of the document.
     pub async fn put(&self, deal: Deal, at: Timestamp) -> Result<Written> {
         let id = deal.id.clone();
         self.written(id, Intent::Put(Box::new(deal)), "put", at)
@@ -351,7 +351,15 @@ impl Plan {
             effects.push(revision.take(&wish.deal_id, intent, at)?);
         }
         let deal = revision.deal.ok_or_else(|| no_deal(&wish.deal_id))?;
-        check_size(&deal)?;
+        let is_deal_changed = stored.as_ref().is_none_or(|stored| stored.deal != deal);
+        let document = is_deal_changed
+            .then(|| document::write(&deal))
+            .map(|document| {
+                // A deal grows with what is received of it, but not beyond what can be read back.
+                let json = document.to_string();
+                document::parse(document).map(|_| json)
+            });
+        let document = document.transpose()?;
         let score = match scorer {
             Some(scorer) if deal.is_open() => {
                 let standing = standing(&deal, scorer, exchange, at);
@@ -363,11 +371,10 @@ impl Plan {
             _ if standing_before.is_some() => ScoreWrite::End,
             _ => ScoreWrite::Keep,
         };
-        let is_deal_changed = stored.as_ref().is_none_or(|stored| stored.deal != deal);
         Ok(Self {
             write: DealWrite {
                 deal,
-                is_deal_changed,
+                document,
                 log: revision.log,
                 score,
             },
@@ -393,7 +400,7 @@ impl Plan {
 
     fn fulfilled(self, revision: Option<i64>, at: Timestamp) -> Fulfilled {
         let new = revision.map(|revision| (revision, at));
-        let (revision, updated_at) = if self.write.is_deal_changed {
+        let (revision, updated_at) = if self.write.document.is_some() {
             new.or(self.before)
         } else {
             self.before
@@ -501,33 +508,6 @@ impl Revision {
     fn log(&mut self, external_id: Option<String>, body: Value) {
         self.log.push(LoggedEvent { external_id, body });
     }
-}
-
-/// A deal grows with what is received of it, but not beyond what can be read back.
-fn check_size(deal: &Deal) -> Result<()> {
-    for (limit, count, max) in [
-        (
-            "changes in the history of a deal",
-            deal.history.len(),
-            HISTORY_MAX,
-        ),
-        (
-            "activities of a deal",
-            deal.activities.len(),
-            ACTIVITIES_MAX,
-        ),
-        (
-            "attributes of a deal",
-            deal.attributes.len(),
-            ATTRIBUTES_MAX,
-        ),
-    ] {
-        if count > max {
-            let max = max as u64;
-            return Err(Error::TooLarge { limit, max });
-        }
-    }
-    Ok(())
 }
 
 /// The line of an open deal in a ranking. The one place where deals that are kept are scored.

@@ -56,8 +56,8 @@ pub(crate) struct Before {
 #[derive(Debug)]
 pub(crate) struct DealWrite {
     pub deal: Deal,
-    /// False when only its score moved.
-    pub is_deal_changed: bool,
+    /// The deal's document; `None` when only its score moves.
+    pub document: Option<String>,
     pub log: Vec<LoggedEvent>,
     pub score: ScoreWrite,
 }
@@ -80,7 +80,7 @@ pub(crate) enum ScoreWrite {
 
 impl DealWrite {
     pub fn is_nothing(&self) -> bool {
-        !self.is_deal_changed && self.log.is_empty() && matches!(self.score, ScoreWrite::Keep)
+        self.document.is_none() && self.log.is_empty() && matches!(self.score, ScoreWrite::Keep)
     }
 }
 
@@ -224,8 +224,8 @@ impl Store {
             let first_seq = seq + 1;
             seq += write.log.len().max(1) as i64;
             revisions.push(seq);
-            if write.is_deal_changed {
-                upsert_deal(&mut tx, &write.deal, seq, at).await?;
+            if let Some(document) = &write.document {
+                upsert_deal(&mut tx, &write.deal, document, seq, at).await?;
             }
             for (event_seq, event) in (first_seq..).zip(&write.log) {
                 insert_event(&mut tx, event_seq, &write.deal.id, event, cause, at).await?;
@@ -310,6 +310,7 @@ async fn known_events(
 async fn upsert_deal(
     connection: &mut SqliteConnection,
     deal: &Deal,
+    document: &str,
     revision: i64,
     at: Timestamp,
 ) -> Result<()> {
@@ -325,7 +326,7 @@ async fn upsert_deal(
              revision = excluded.revision, updated_at = excluded.updated_at",
     )
     .bind(deal.id.as_str())
-    .bind(document::write(deal).to_string())
+    .bind(document)
     .bind(deal.outcome.as_str())
     .bind(&deal.owner)
     .bind(&deal.pipeline)

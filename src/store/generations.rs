@@ -27,18 +27,13 @@ impl Store {
         active(&mut tx).await
     }
 
-    /// Begins a generation, and clears away what earlier ones left: the lines of one that was never
-    /// finished, and the open ends of those retired.
+    /// Begins a generation, and clears away one that was never finished.
     pub(crate) async fn begin_generation(&self, model_version: &str) -> Result<i64> {
         let mut tx = self.write().await?;
         for clean_up in [
             "DELETE FROM scores
              WHERE generation IN (SELECT id FROM generations WHERE state = 'building')",
             "DELETE FROM generations WHERE state = 'building'",
-            "UPDATE scores SET to_seq =
-                 (SELECT retired_seq FROM generations g WHERE g.id = scores.generation)
-             WHERE to_seq IS NULL
-               AND generation IN (SELECT id FROM generations WHERE state = 'retired')",
         ] {
             sqlx::query(clean_up).execute(&mut *tx).await?;
         }

@@ -301,6 +301,22 @@ async fn an_import_counts_what_it_did() {
     assert_eq!(first.deal.stage.as_deref(), Some("a new stage"));
 }
 
+#[tokio::test]
+async fn a_deal_that_could_not_be_read_back_is_refused() {
+    let world = World::with(Vec::new()).await;
+    let mut deals = open_deals(20, 3);
+    deals[1].name = Some("x".repeat(1_000_000));
+    let error = world.book.put(deals[1].clone(), now()).await.unwrap_err();
+    assert!(
+        matches!(&error, Error::Invalid(fields) if fields[0].field == "name"),
+        "{error}"
+    );
+    let imported = world.book.import(deals, now()).await.unwrap();
+    assert_eq!(imported.created, 2);
+    assert_eq!(imported.refused[0].0, id("d00001"));
+    assert_eq!(world.book.store().count_deals(Which::All).await.unwrap(), 2);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn writes_of_one_deal_do_not_lose_each_other() {
     let world = World::with(open_deals(10, 1)).await;
@@ -339,6 +355,8 @@ fn worth(row: &RankingRow, sort: Sort) -> Option<f64> {
     }
 }
 
+type Filter = Box<dyn Fn(&RankingRow) -> bool>;
+
 #[tokio::test]
 async fn every_sort_and_filter_does_what_it_says() {
     let world = World::with(open_deals(11, 300)).await;
@@ -352,7 +370,7 @@ async fn every_sort_and_filter_does_what_it_says() {
         let entered_at = row.deal.stage_entered_at;
         entered_at.is_some_and(|at| at < now() - days(30))
     };
-    let filters: [(RankingQuery, Box<dyn Fn(&RankingRow) -> bool>); 7] = [
+    let filters: [(RankingQuery, Filter); 7] = [
         (RankingQuery::default(), Box::new(|_| true)),
         (
             RankingQuery {
