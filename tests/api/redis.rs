@@ -11,6 +11,7 @@ use redis::{AsyncCommands, aio::MultiplexedConnection};
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::store::activate_while_others_read_and_write;
 use crate::world::{OWNERS, World, all_pages, all_rows, id, now, open_deal, open_deals, rng};
 
 /// Longest wait for anything here.
@@ -241,6 +242,16 @@ async fn redis_memory_and_store_give_the_same_pages() {
         AcceleratorHealth::Disabled
     );
     assert_eq!(in_store.book.health().await.redis, AcceleratorHealth::Down);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_page_mixes_models_while_another_is_activated_in_redis() {
+    let redis = Redis::start().await;
+    let world = World::new(redis.accelerator()).await;
+    activate_while_others_read_and_write(&world).await;
+    // A reader that finds the pointer ahead of the book must not take it for an outage.
+    assert_eq!(world.book.health().await.redis_outages, 0);
+    assert_eq!(world.book.health().await.redis, AcceleratorHealth::Up);
 }
 
 #[tokio::test]

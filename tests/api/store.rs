@@ -569,7 +569,18 @@ async fn paging_neither_repeats_nor_skips_while_scores_change() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_page_mixes_models_while_another_is_activated() {
-    let world = World::with(open_deals(15, 1500)).await;
+    let world = World::new(Accelerator::memory()).await;
+    activate_while_others_read_and_write(&world).await;
+}
+
+/// Every model in turn, until a reader has seen all of them.
+pub async fn activate_while_others_read_and_write(world: &World) {
+    world.activate(0).await;
+    world
+        .book
+        .import(open_deals(15, 1500), now())
+        .await
+        .unwrap();
     let is_over = Arc::new(AtomicBool::new(false));
     let (versions, seen_versions) = tokio::sync::watch::channel(BTreeSet::new());
     let reader = {
