@@ -5,7 +5,7 @@
 
 pub mod rows;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use rand::SeedableRng;
@@ -31,6 +31,8 @@ const ALPHAS: [f64; 10] = [3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0
 /// The penalty where there are too few deals to choose one.
 const ALPHA_UNCHOSEN: f64 = 10.0;
 const FOLDS: usize = 5;
+/// Rows that the choice of the penalty looks at.
+const FOLD_ROWS_MAX: usize = 40_000;
 /// Penalties in a row that must be worse than the best before the search stops.
 const WORSE_MAX: usize = 2;
 /// Drives the folds and the bootstrap: the same deals give the same model.
@@ -57,10 +59,9 @@ pub struct TrainOptions {
 /// `Unusable` when there are no closed deals, only wins, or only losses.
 pub fn train(deals: &[Deal], options: &TrainOptions, on_progress: OnProgress) -> Result<Model> {
     let history = History::of(deals, options.as_of)?;
-    let report = report(&history, options, on_progress)?;
+    let (report, alpha) = report(&history, options, on_progress)?;
     let all: Vec<usize> = (0..history.rows.len()).collect();
-    let (model, _) = fit(&history, &all, options, report, on_progress)?;
-    Ok(model)
+    fit(&history, &all, alpha, options, report, on_progress)
 }
 
 /// Judges a model on the closed deals among `deals`, which it must not have seen; `None` when there
@@ -103,8 +104,13 @@ fn judge_rows(scorer: &Scorer, history: &History, picked: &[usize]) -> Vec<Judge
         .collect()
 }
 
-/// Fits the recipe on older deals and judges it on newer ones.
-fn report(history: &History, options: &TrainOptions, on_progress: OnProgress) -> Result<Report> {
+/// Fits the recipe on older deals and judges it on newer ones. The penalty it chose goes with the
+/// report, and serves the fit on all deals.
+fn report(
+    history: &History,
+    options: &TrainOptions,
+    on_progress: OnProgress,
+) -> Result<(Report, Option<f64>)> {
     let split = history.split();
     let (train_deals, test_deals) = (split.train.len(), split.test.len());
     let enough = |deals: &[usize]| {
@@ -112,14 +118,15 @@ fn report(history: &History, options: &TrainOptions, on_progress: OnProgress) ->
         won.min(deals.len() - won) >= HELD_OUT_MIN
     };
     if !enough(&split.train) || !enough(&split.test) {
-        return Ok(Report {
+        let report = Report {
             split: format!(
                 "too few deals to hold any out: {HELD_OUT_MIN} won and {HELD_OUT_MIN} lost ones are needed on either side ({})",
                 split.how
             ),
             train_deals,
             held_out: None,
-        });
+        };
+        return Ok((report, None));
     }
     let unjudged = Report {
         split: split.how.clone(),
@@ -127,16 +134,17 @@ fn report(history: &History, options: &TrainOptions, on_progress: OnProgress) ->
         held_out: None,
     };
     let train_rows = history.rows_of(&split.train);
-    let (model, exchange) = fit(history, &train_rows, options, unjudged, on_progress)?;
-    let base_rate = model.training.base_rate;
-    let scorer = Scorer::new(model.into(), exchange.into())?;
+    let model = fit(history, &train_rows, None, options, unjudged, on_progress)?;
+    let (base_rate, alpha) = (model.training.base_rate, model.training.alpha);
+    let scorer = Scorer::new(model.into(), options.exchange.clone().into())?;
     on_progress(phase("judging", 0, test_deals));
     let judged = judge_rows(&scorer, history, &history.rows_of(&split.test));
-    Ok(Report {
+    let report = Report {
         split: split.how,
         train_deals,
         held_out: judge(&judged, base_rate, SEED),
-    })
+    };
+    Ok((report, Some(alpha)))
 }
 
 fn phase(phase: &'static str, done: usize, total: usize) -> Progress {
@@ -147,14 +155,15 @@ fn phase(phase: &'static str, done: usize, total: usize) -> Progress {
     }
 }
 
-/// The recipe: columns by looking, the penalty by cross-validation, then the fit.
+/// The recipe: columns by looking, the penalty by cross-validation unless it is known, then the fit.
 fn fit(
     history: &History,
     picked: &[usize],
+    alpha: Option<f64>,
     options: &TrainOptions,
     report: Report,
     on_progress: OnProgress,
-) -> Result<(Model, Exchange)> {
+) -> Result<Model> {
     let rows: Vec<&Row> = picked.iter().map(|&index| &history.rows[index]).collect();
     let snapshots: Vec<Snapshot> = rows.iter().map(|row| history.snapshot(row)).collect();
     let won: Vec<bool> = rows.iter().map(|row| row.won).collect();
@@ -164,7 +173,10 @@ fn fit(
         design,
     } = build_columns(history, &snapshots, options, on_progress)?;
     let deals: Vec<usize> = rows.iter().map(|row| row.deal).collect();
-    let alpha = choose_alpha(&design, &won, &deals, on_progress)?;
+    let alpha = match alpha {
+        Some(alpha) => alpha,
+        None => choose_alpha(&design, &won, &deals, on_progress)?,
+    };
     on_progress(phase("fitting", 0, 1));
     let fitted = estimator::fit(&design, &won, alpha, None)?;
     let mut intercept = fitted.intercept;
@@ -189,7 +201,7 @@ fn fit(
         covariance,
     };
     on_progress(phase("fitting", 1, 1));
-    Ok((Model::new(parts), options.exchange.clone()))
+    Ok(Model::new(parts))
 }
 
 struct Columns {
@@ -358,21 +370,34 @@ impl Fold {
     }
 }
 
-/// Folds of whole deals; those whose fitting part has only one outcome are left out.
+/// Folds of whole deals; those whose fitting part has only one outcome are left out. Of many rows, a
+/// sample of deals is enough: the best penalty is a property of the effects, not of the rows.
 fn folds(design: &Design, won: &[bool], deals: &[usize]) -> Vec<Fold> {
-    let mut distinct: Vec<usize> = deals.to_vec();
-    distinct.sort_unstable();
-    distinct.dedup();
-    distinct.shuffle(&mut ChaCha8Rng::seed_from_u64(SEED));
-    let fold_of: std::collections::HashMap<usize, usize> = distinct
-        .iter()
-        .enumerate()
-        .map(|(position, &deal)| (deal, position % FOLDS))
+    let mut rows_of: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (row, &deal) in deals.iter().enumerate() {
+        rows_of.entry(deal).or_default().push(row);
+    }
+    let mut shuffled: Vec<Vec<usize>> = rows_of.into_values().collect();
+    shuffled.shuffle(&mut ChaCha8Rng::seed_from_u64(SEED));
+    let mut row_count = 0;
+    let sampled: Vec<Vec<usize>> = shuffled
+        .into_iter()
+        .take_while(|rows| {
+            row_count += rows.len();
+            row_count <= FOLD_ROWS_MAX
+        })
         .collect();
     let mut folds = Vec::new();
-    for fold in 0..FOLDS.min(distinct.len()) {
-        let (test, train): (Vec<usize>, Vec<usize>) =
-            (0..deals.len()).partition(|&row| fold_of[&deals[row]] == fold);
+    for fold in 0..FOLDS.min(sampled.len()) {
+        let (mut test, mut train) = (Vec::new(), Vec::new());
+        for (position, rows) in sampled.iter().enumerate() {
+            let part = if position % FOLDS == fold {
+                &mut test
+            } else {
+                &mut train
+            };
+            part.extend_from_slice(rows);
+        }
         let pick = |rows: &[usize]| rows.iter().map(|&r| won[r]).collect::<Vec<bool>>();
         let train_won = pick(&train);
         if train_won.iter().all(|w| *w) || !train_won.contains(&true) {
