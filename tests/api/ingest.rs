@@ -12,6 +12,8 @@ use dealrank::progress::silent;
 use jiff::Timestamp;
 use proptest::prelude::*;
 
+use crate::shared::{shared, shared_options};
+
 fn now() -> Timestamp {
     "2026-06-01T00:00:00Z".parse().unwrap()
 }
@@ -544,35 +546,6 @@ proptest! {
         for deal in parsed.into_iter().flatten() {
             prop_assert_eq!(document::parse(document::write(&deal)), Ok(deal));
         }
-    }
-}
-
-/// A file of the shared data, or `None`, loudly, where that folder is absent.
-fn shared(path: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("DEALRANK_SHARED").map(PathBuf::from);
-    let root = root.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"));
-    let file = root.join("data").join(path);
-    if !file.exists() {
-        eprintln!("SKIPPED: {} is absent; set DEALRANK_SHARED", file.display());
-        return None;
-    }
-    Some(file)
-}
-
-fn mapping_file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/mappings")
-        .join(name)
-}
-
-/// Options with a mapping of ours for data that lies elsewhere.
-fn shared_options(purpose: Purpose, mapping: &str) -> ReadOptions {
-    let options = ReadOptions::new(purpose, now())
-        .with_mapping_file(&mapping_file(mapping))
-        .unwrap();
-    ReadOptions {
-        folder: None,
-        ..options
     }
 }
 
