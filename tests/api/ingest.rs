@@ -1,7 +1,7 @@
 //! Files of deals as they come: written by many programs, damaged, and real.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use dealrank::domain::{AttributeValue, Deal, Outcome, Snapshot};
 use dealrank::error::{Error, Result};
