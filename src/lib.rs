@@ -4,7 +4,7 @@
 //! - [`domain`]: deals, snapshots, money, probabilities. Pure.
 //! - [`ingest`]: CSV, NDJSON and JSON documents to deals.
 //! - [`store`], [`ranking`], [`book`]: what is kept, in which order, and how a write goes through.
-//! - [`app`], [`jobs`]: the service. [`config`], [`telemetry`]: its settings, logs, metrics.
+//! - [`app`], [`http`], [`jobs`]: the service. [`config`], [`telemetry`]: its settings, logs, metrics.
 //! - [`training`], [`model`], [`scoring`]: deals to a model, a model and a deal to a score. Pure.
 //! - [`simulate`]: a pipeline with known true probabilities, for demos and tests.
 
@@ -17,6 +17,7 @@ pub mod domain;
 pub mod error;
 pub mod evaluation;
 pub mod features;
+pub mod http;
 pub mod ingest;
 pub mod jobs;
 pub mod learning;
