@@ -20,6 +20,15 @@ impl FieldError {
             reason: reason.into(),
         }
     }
+
+    /// The same mistake, seen from the document around it: `stage` becomes `deals[3].stage`.
+    pub fn within(self, parent: &str) -> Self {
+        let field = match self.field.as_str() {
+            "" => parent.to_owned(),
+            field => format!("{parent}.{field}"),
+        };
+        Self { field, ..self }
+    }
 }
 
 /// Everything that can go wrong, by what the caller can do about it.

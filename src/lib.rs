@@ -4,9 +4,11 @@
 //! - [`domain`]: deals, snapshots, money, probabilities. Pure.
 //! - [`ingest`]: CSV, NDJSON and JSON documents to deals.
 //! - [`store`], [`ranking`], [`book`]: what is kept, in which order, and how a write goes through.
+//! - [`app`], [`http`], [`jobs`]: the service. [`config`], [`telemetry`]: its settings, logs, metrics.
 //! - [`training`], [`model`], [`scoring`]: deals to a model, a model and a deal to a score. Pure.
 //! - [`simulate`]: a pipeline with known true probabilities, for demos and tests.
 
+pub mod app;
 pub mod book;
 pub mod cli;
 pub mod columns;
@@ -15,7 +17,9 @@ pub mod domain;
 pub mod error;
 pub mod evaluation;
 pub mod features;
+pub mod http;
 pub mod ingest;
+pub mod jobs;
 pub mod learning;
 pub mod model;
 pub mod progress;
@@ -23,4 +27,5 @@ pub mod ranking;
 pub mod scoring;
 pub mod simulate;
 pub mod store;
+pub mod telemetry;
 pub mod training;

@@ -15,11 +15,16 @@ impl Bar {
     }
 
     pub fn show(&self, progress: Progress) {
-        self.0.set_message(progress.phase);
-        if progress.total > 0 {
-            self.0.set_length(progress.total);
+        self.show_job(progress.phase, progress.done, progress.total);
+    }
+
+    /// The same for a job, whose phase comes from the store.
+    pub fn show_job(&self, phase: &str, done: u64, total: u64) {
+        self.0.set_message(phase.to_owned());
+        if total > 0 {
+            self.0.set_length(total);
         }
-        self.0.set_position(progress.done);
+        self.0.set_position(done);
     }
 }
 

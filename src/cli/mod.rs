@@ -4,18 +4,25 @@
 //! 2 bad usage or input.
 
 mod bar;
+mod doctor;
 mod evaluate;
+mod export;
 mod files;
+mod healthcheck;
+mod import;
+mod models;
 mod report;
 mod score;
+mod serve;
 mod simulate;
 mod train;
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 
 #[derive(Debug, Parser)]
 #[command(name = "dealrank", version, about, propagate_version = true)]
@@ -26,6 +33,18 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run the service
+    Serve(Box<serve::Args>),
+    /// Bring files of deals into the store
+    Import(import::Args),
+    /// Write deals, a queue or a model
+    Export(export::Args),
+    /// List, show and activate models
+    Models(models::Args),
+    /// Look at settings, store, Redis, model and rates, and say what to do
+    Doctor(doctor::Args),
+    /// Exit with 0 if the service answers, with 1 if not
+    Healthcheck(healthcheck::Args),
     /// Write a believable CRM pipeline whose true win probabilities are known
     Simulate(simulate::Args),
     /// Learn a model from closed deals
@@ -40,6 +59,12 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
+        Command::Serve(args) => serve::run(*args),
+        Command::Import(args) => import::run(args),
+        Command::Export(args) => export::run(args),
+        Command::Models(args) => models::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Healthcheck(args) => healthcheck::run(args),
         Command::Simulate(args) => simulate::run(args),
         Command::Train(args) => train::run(args),
         Command::Score(args) => score::run(args),
@@ -52,6 +77,14 @@ pub fn main() -> ExitCode {
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+/// For the commands that wait: for the store, for requests.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    Ok(runtime.context("cannot start the threads")?)
 }
 
 /// The message with its causes.
@@ -75,5 +108,15 @@ fn exit_code(error: &Error) -> u8 {
         | Error::NoModel
         | Error::Busy(_)
         | Error::Internal(_) => 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_of_all_commands_fit_together() {
+        super::Cli::command().debug_assert();
     }
 }

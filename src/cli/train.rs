@@ -5,10 +5,12 @@ use jiff::Timestamp;
 use super::bar::Bar;
 use super::files::{self, FileArgs, parse_moment};
 use super::report;
+use crate::app::{DataDirLock, open_book};
 use crate::config::ConfigArgs;
 use crate::domain::Deal;
 use crate::error::Result;
 use crate::ingest::{Mapping, Purpose};
+use crate::jobs::{self, TrainRequest};
 use crate::model::Model;
 use crate::training::{TrainOptions, train};
 
@@ -39,6 +41,9 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
+    if args.files.is_empty() {
+        return super::runtime()?.block_on(args.train_on_store());
+    }
     let now = Timestamp::now();
     let options = args.reading.options(Purpose::Train, now)?;
     let read = files::read(&args.files, &options)?;
@@ -55,6 +60,33 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 impl Args {
+    /// As `POST /v1/models` does.
+    async fn train_on_store(self) -> Result<()> {
+        let config = self.settings.load()?;
+        let mapping = self.reading.mapping.as_deref();
+        let request = TrainRequest {
+            as_of: self.as_of,
+            mapping: mapping.map(Mapping::load).transpose()?,
+            ..TrainRequest::default()
+        };
+        let _lock = DataDirLock::take(&config.data_dir)?;
+        let book = open_book(&config).await?;
+        let bar = Bar::new();
+        let trained = jobs::train(&book, request, move |progress| bar.show(progress)).await?;
+        let model = book.store().model(&trained.model_version).await?;
+        if let Some(path) = &self.out {
+            files::write_file(path, &model.to_json())?;
+        }
+        self.tell(&model)?;
+        let advice = if trained.is_active {
+            "is active, being the only one".to_owned()
+        } else {
+            format!("waits for `dealrank models activate {}`", model.version)
+        };
+        eprintln!("model: {} {advice}", model.version);
+        Ok(())
+    }
+
     fn train(&self, deals: &[Deal], mapping: Mapping, now: Timestamp) -> Result<Model> {
         let options = TrainOptions {
             as_of: self.as_of.unwrap_or(now),

@@ -1,8 +1,15 @@
 //! The suite at the edges: the command line and HTTP, with real servers on free ports.
 
+mod bad_input;
+mod deals;
+mod files;
 mod ingest;
+mod jobs;
+mod operations;
 mod quality;
 mod redis;
+mod scores;
+mod service;
 mod shared;
 mod simulate;
 mod store;

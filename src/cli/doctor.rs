@@ -1,0 +1,254 @@
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, civil::Date};
+use serde::Serialize;
+use std::collections::BTreeSet;
+
+use crate::app::open_book;
+use crate::book::Book;
+use crate::config::{Config, ConfigArgs};
+use crate::domain::Currency;
+use crate::error::{Error, Result};
+use crate::ranking::AcceleratorHealth;
+use crate::store::Which;
+
+const PAGE_DEALS: u32 = 1000;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    settings: ConfigArgs,
+    /// JSON in place of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was looked at, what was found, and what to do about it.
+#[derive(Debug, Serialize)]
+struct Finding {
+    check: &'static str,
+    state: State,
+    detail: String,
+    advice: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Ok,
+    Warning,
+    Failed,
+}
+
+impl Finding {
+    fn ok(check: &'static str, detail: impl Into<String>) -> Self {
+        let (state, detail, advice) = (State::Ok, detail.into(), None);
+        Self {
+            check,
+            state,
+            detail,
+            advice,
+        }
+    }
+
+    fn bad(
+        check: &'static str,
+        state: State,
+        detail: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self {
+            check,
+            state,
+            detail: detail.into(),
+            advice: Some(advice.into()),
+        }
+    }
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let findings = super::runtime()?.block_on(examine(&args.settings));
+    if args.json {
+        println!("{}", serde_json::json!(findings));
+    } else {
+        for finding in &findings {
+            print(finding);
+        }
+    }
+    let failed_count = findings.iter().filter(|f| f.state == State::Failed).count();
+    if failed_count > 0 {
+        return Err(Error::Conflict(format!(
+            "{failed_count} of {} checks failed",
+            findings.len()
+        )));
+    }
+    Ok(())
+}
+
+fn print(finding: &Finding) {
+    let mark = match finding.state {
+        State::Ok => "ok     ",
+        State::Warning => "warning",
+        State::Failed => "FAILED ",
+    };
+    println!("{mark}  {:<8}  {}", finding.check, finding.detail);
+    if let Some(advice) = &finding.advice {
+        println!("                   -> {advice}");
+    }
+}
+
+/// Each check builds on those before.
+async fn examine(settings: &ConfigArgs) -> Vec<Finding> {
+    let config = match settings.load() {
+        Ok(config) => config,
+        Err(error) => {
+            let advice = "`dealrank serve --print-config` prints all settings with their meaning";
+            return vec![Finding::bad(
+                "settings",
+                State::Failed,
+                error.to_string(),
+                advice,
+            )];
+        }
+    };
+    let listen = &config.listen;
+    let mut findings = vec![Finding::ok("settings", format!("service at {listen}"))];
+    match open_book(&config).await {
+        Err(error) => findings.push(Finding::bad(
+            "store",
+            State::Failed,
+            super::describe(&error),
+            format!(
+                "see that {} is a folder that dealrank may write to",
+                config.data_dir.display()
+            ),
+        )),
+        Ok(book) => {
+            findings.push(store(&book, &config).await);
+            findings.push(redis(&book, &config).await);
+            findings.push(model(&book).await);
+            findings.push(rates(&book).await);
+        }
+    }
+    findings
+}
+
+async fn store(book: &Book, config: &Config) -> Finding {
+    let path = config.database_path();
+    let open = book.store().count_deals(Which::Open).await;
+    let closed = book.store().count_deals(Which::Closed).await;
+    match (open, closed) {
+        (Ok(0), Ok(0)) => Finding::bad(
+            "store",
+            State::Warning,
+            format!("{} has no deals", path.display()),
+            "bring some with `dealrank import FILE`, or try `dealrank serve --demo`",
+        ),
+        (Ok(open), Ok(closed)) => Finding::ok(
+            "store",
+            format!("{}: {open} open deals, {closed} closed", path.display()),
+        ),
+        (Err(error), _) | (_, Err(error)) => Finding::bad(
+            "store",
+            State::Failed,
+            super::describe(&error),
+            format!("restore {} from a backup", path.display()),
+        ),
+    }
+}
+
+async fn redis(book: &Book, config: &Config) -> Finding {
+    let Some(url) = &config.redis_url else {
+        return Finding::ok("redis", "not configured: rankings are kept in process");
+    };
+    // An address may carry a password.
+    let place = url.rsplit('@').next().unwrap_or_default();
+    match book.health().await.redis {
+        AcceleratorHealth::Up | AcceleratorHealth::Healing => {
+            Finding::ok("redis", format!("{place} answers"))
+        }
+        AcceleratorHealth::Down | AcceleratorHealth::Disabled => Finding::bad(
+            "redis",
+            State::Warning,
+            format!("{place} does not answer; the store answers, slower"),
+            "start Redis, or correct `redis_url`",
+        ),
+    }
+}
+
+async fn model(book: &Book) -> Finding {
+    if let Some(scorer) = book.scorer() {
+        return Finding::ok("model", format!("{} is active", scorer.model().version));
+    }
+    match book.store().models().await {
+        Ok(models) if models.is_empty() => Finding::bad(
+            "model",
+            State::Warning,
+            "there is none: deals are kept but not scored",
+            "train one with `dealrank train`, or POST /v1/models",
+        ),
+        Ok(models) => Finding::bad(
+            "model",
+            State::Warning,
+            format!(
+                "none of {} is active: deals are kept but not scored",
+                models.len()
+            ),
+            "activate one with `dealrank models activate VERSION`",
+        ),
+        Err(error) => Finding::bad(
+            "model",
+            State::Failed,
+            super::describe(&error),
+            "restore the database from a backup",
+        ),
+    }
+}
+
+/// Open deals in a currency without a rate have no expected value.
+async fn rates(book: &Book) -> Finding {
+    let today = TimeZone::UTC.to_datetime(Timestamp::now()).date();
+    match currencies_without_rate(book, today).await {
+        Err(error) => Finding::bad(
+            "rates",
+            State::Failed,
+            super::describe(&error),
+            "restore the database from a backup",
+        ),
+        Ok(missing) if missing.is_empty() => Finding::ok(
+            "rates",
+            format!("all amounts can be brought to {}", book.exchange().base()),
+        ),
+        Ok(missing) => {
+            let missing: Vec<String> = missing.iter().map(Currency::to_string).collect();
+            Finding::bad(
+                "rates",
+                State::Warning,
+                format!(
+                    "open deals in {} have no expected value",
+                    missing.join(", ")
+                ),
+                format!(
+                    "add their rates to {} under [exchange]",
+                    book.exchange().base()
+                ),
+            )
+        }
+    }
+}
+
+async fn currencies_without_rate(book: &Book, day: Date) -> Result<BTreeSet<Currency>> {
+    let mut missing = BTreeSet::new();
+    let mut after = None;
+    loop {
+        let page = book
+            .store()
+            .deals(Which::Open, after.as_ref(), PAGE_DEALS)
+            .await?;
+        let Some(last) = page.last() else {
+            return Ok(missing);
+        };
+        after = Some(last.deal.id.clone());
+        let currencies = page.iter().filter_map(|stored| stored.deal.currency);
+        missing.extend(currencies.filter(|c| book.exchange().rate(*c, day).is_none()));
+    }
+}

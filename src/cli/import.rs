@@ -1,0 +1,126 @@
+use std::path::PathBuf;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use super::bar::Bar;
+use crate::app::{DataDirLock, now, open_book};
+use crate::config::{Config, ConfigArgs};
+use crate::error::{Error, Result};
+use crate::ingest::Mapping;
+use crate::jobs::{self, ImportReport, ImportTask};
+
+/// Rejected rows that are shown; the file of rejects has all.
+const REJECTS_SHOWN_MAX: usize = 5;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    settings: ConfigArgs,
+    /// Deals: CSV or NDJSON, also gzipped
+    #[arg(value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
+    /// Which column is which field (TOML); guessed without it
+    #[arg(long, value_name = "MAPPING.toml")]
+    mapping: Option<PathBuf>,
+    /// Events of the deals (CSV), mapped by the same mapping
+    #[arg(long, value_name = "EVENTS.csv")]
+    events: Option<PathBuf>,
+    /// Stop at the first row that cannot be read
+    #[arg(long)]
+    strict: bool,
+    /// What became of it, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    super::runtime()?.block_on(args.run())
+}
+
+impl Args {
+    async fn run(self) -> Result<()> {
+        let config = self.settings.load()?;
+        let mapping = self.mapping.as_deref().map(Mapping::load).transpose()?;
+        let folder = self.mapping.as_ref().and_then(|path| path.parent());
+        let _lock = DataDirLock::take(&config.data_dir)?;
+        let book = open_book(&config).await?;
+        for file in &self.files {
+            let task = ImportTask {
+                mapping: mapping.clone(),
+                folder: folder.map(PathBuf::from),
+                events: self.events.clone(),
+                is_strict: self.strict,
+                ..ImportTask::new(file.clone(), file.display().to_string())
+            };
+            let (report, rejects) = import(&book, &config, task).await?;
+            if self.json {
+                println!("{}", json!({"report": report, "rejects_file": rejects}));
+            } else {
+                print_report(&report, rejects.as_ref());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Imports a file as a job of the store, where a later training finds the mapping.
+async fn import(
+    book: &crate::book::Book,
+    config: &Config,
+    task: ImportTask,
+) -> Result<(ImportReport, Option<PathBuf>)> {
+    let store = book.store();
+    let job = store.create_job("import", now()).await?;
+    store.start_job(&job.id, now()).await?;
+    let rejects = jobs::rejects_path(&config.rejects_dir(), &job.id);
+    let bar = Bar::new();
+    let imported = jobs::import(book, task, rejects.clone(), move |progress| {
+        bar.show(progress);
+    })
+    .await;
+    let outcome: Result<Value, String> = match &imported {
+        Ok(report) => Ok(serde_json::to_value(report).context("cannot write the report")?),
+        Err(error) => Err(error.to_string()),
+    };
+    store.finish_job(&job.id, outcome, now()).await?;
+    Ok((imported?, rejects.exists().then_some(rejects)))
+}
+
+fn print_report(report: &ImportReport, rejects: Option<&PathBuf>) {
+    println!(
+        "{}: {} rows, {} deals stored ({} new, {} changed, {} as before), {} rejected",
+        report.file,
+        report.read,
+        report.stored,
+        report.created,
+        report.changed,
+        report.unchanged,
+        report.rejected
+    );
+    if let (Some(lines), Some(mapping)) = (&report.guessed, &report.mapping) {
+        eprintln!("the mapping was guessed; save it, mend it, and give it with --mapping:");
+        for line in lines {
+            eprintln!("  # {line}");
+        }
+        match mapping.to_toml() {
+            Ok(text) => eprintln!("{text}"),
+            Err(error) => eprintln!("{error}"),
+        }
+    }
+    for notice in &report.notices {
+        eprintln!("note: {notice}");
+    }
+    for row in report.rejects.iter().take(REJECTS_SHOWN_MAX) {
+        let error = Error::Input {
+            file: report.file.clone(),
+            line: row.line,
+            column: row.column.clone(),
+            reason: row.reason.clone(),
+        };
+        eprintln!("rejected: {error}");
+    }
+    if let Some(path) = rejects {
+        eprintln!("all rejected rows, with reasons: {}", path.display());
+    }
+}

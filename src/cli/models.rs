@@ -1,0 +1,107 @@
+use serde_json::json;
+
+use super::bar::Bar;
+use crate::app::{DataDirLock, now, open_book};
+use crate::config::ConfigArgs;
+use crate::error::{Error, Result};
+use crate::store::ModelSummary;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    settings: ConfigArgs,
+    /// JSON in place of text
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// List the models, newest first (the default)
+    List,
+    /// Print a model
+    Show {
+        #[arg(id = "model", value_name = "VERSION")]
+        version: String,
+    },
+    /// Make a model the champion: scores every open deal with it
+    Activate {
+        #[arg(id = "model", value_name = "VERSION")]
+        version: String,
+    },
+}
+
+pub fn run(args: Args) -> Result<()> {
+    super::runtime()?.block_on(args.run())
+}
+
+impl Args {
+    async fn run(self) -> Result<()> {
+        let config = self.settings.load()?;
+        match self.action.unwrap_or(Action::List) {
+            Action::List => {
+                let models = open_book(&config).await?.store().models().await?;
+                print_list(&models, self.json);
+            }
+            Action::Show { version } => {
+                let book = open_book(&config).await?;
+                println!("{}", book.store().model(&version).await?.to_json());
+            }
+            Action::Activate { version } => {
+                let _lock = DataDirLock::take(&config.data_dir)?;
+                let book = open_book(&config).await?;
+                let bar = Bar::new();
+                let on_progress = |progress| bar.show(progress);
+                let activated = book.activate(&version, now(), &on_progress).await?;
+                drop(bar);
+                if self.json {
+                    println!("{}", json!(activated));
+                } else {
+                    println!(
+                        "{version} is active; {} open deals scored",
+                        activated.scored
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn print_list(models: &[ModelSummary], as_json: bool) {
+    if as_json {
+        let models: Vec<_> = models
+            .iter()
+            .map(|model| {
+                json!({
+                    "version": model.version,
+                    "origin": model.origin,
+                    "created_at": model.created_at,
+                    "is_active": model.is_active,
+                })
+            })
+            .collect();
+        println!("{}", json!(models));
+        return;
+    }
+    if models.is_empty() {
+        eprintln!("there are no models yet: train one with `dealrank train`");
+    }
+    for model in models {
+        let mark = if model.is_active { "*" } else { " " };
+        println!(
+            "{mark} {}  {}  {}",
+            model.version, model.created_at, model.origin
+        );
+    }
+}
+
+/// The version that the store scores with.
+pub(super) fn active(models: &[ModelSummary]) -> Result<&str> {
+    let active = models.iter().find(|model| model.is_active);
+    active
+        .map(|model| model.version.as_str())
+        .ok_or(Error::NoModel)
+}

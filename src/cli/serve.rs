@@ -1,0 +1,193 @@
+use std::io::ErrorKind;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use anyhow::Context;
+use reqwest::Url;
+
+use super::bar::Bar;
+use crate::app::{App, now};
+use crate::config::{Config, ConfigArgs, DEFAULT_TOML};
+use crate::error::{Error, Result};
+use crate::jobs::{ImportTask, Task, TrainRequest};
+use crate::ranking::RankingQuery;
+use crate::store::JobState;
+use crate::{http, simulate, telemetry};
+
+/// The sample that `--demo` loads; in the binary, so that the binary is all it takes.
+const DEMO_DEALS: &[u8] = include_bytes!("../../data/deals.ndjson.gz");
+
+const DEMO_DATA_DIR: &str = "var/demo";
+
+/// Background work that cannot be interrupted gets this long after the last answer.
+const BACKGROUND_GRACE: Duration = Duration::from_secs(1);
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    settings: ConfigArgs,
+    /// Address and port (overrides the settings); port 0 takes a free one and says which
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// Redis for scores and rankings (overrides the settings)
+    #[arg(long, value_name = "URL")]
+    redis_url: Option<String>,
+    /// Load a sample of 3,000 deals, train on it, and serve that, in a data folder of its own
+    #[arg(long)]
+    demo: bool,
+    /// Print the commented default settings, and end
+    #[arg(long)]
+    print_config: bool,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    if args.print_config {
+        print!("{DEFAULT_TOML}");
+        return Ok(());
+    }
+    let is_demo = args.demo;
+    let config = args.config()?;
+    telemetry::init_logs(config.log_format);
+    let runtime = super::runtime()?;
+    let outcome = runtime.block_on(serve(config, is_demo));
+    runtime.shutdown_timeout(BACKGROUND_GRACE);
+    outcome
+}
+
+impl Args {
+    fn config(self) -> Result<Config> {
+        let defaults = if self.demo {
+            demo_defaults()?
+        } else {
+            toml::Table::new()
+        };
+        let mut config = self.settings.load_with(defaults)?;
+        if let Some(listen) = self.listen {
+            config.listen = listen;
+        }
+        config.redis_url = self.redis_url.or(config.redis_url);
+        Ok(config)
+    }
+}
+
+/// Settings that the demo has different: the sample has four currencies.
+fn demo_defaults() -> Result<toml::Table> {
+    let exchange = toml::Value::try_from(simulate::exchange())
+        .context("cannot write the exchange rates of the sample")?;
+    Ok(toml::Table::from_iter([
+        ("data_dir".to_owned(), DEMO_DATA_DIR.into()),
+        ("exchange".to_owned(), exchange),
+    ]))
+}
+
+async fn serve(config: Config, is_demo: bool) -> Result<()> {
+    // First, since nothing should be done for a service that cannot start.
+    let listener = bind(&config.listen)?;
+    let address = listener.local_addr().context("cannot listen")?;
+    let app = App::open(config, telemetry::init_metrics()?).await?;
+    let base = Url::parse(&format!("http://{address}")).context("cannot name our address")?;
+    if is_demo {
+        load_demo(&app).await?;
+        print_tour(&app, &base).await?;
+    }
+    println!(
+        "dealrank listens on {}",
+        base.as_str().trim_end_matches('/')
+    );
+    http::run(listener, app, stop_signal()?).await
+}
+
+fn bind(listen: &str) -> Result<TcpListener> {
+    TcpListener::bind(listen).map_err(|e| match e.kind() {
+        ErrorKind::AddrInUse => Error::Conflict(format!(
+            "{listen} is taken by another program: stop it, or choose another port with --listen 127.0.0.1:0"
+        )),
+        ErrorKind::InvalidInput | ErrorKind::AddrNotAvailable => {
+            Error::Malformed(format!("listen: cannot use `{listen}`: {e}"))
+        }
+        _ => Error::Internal(anyhow::Error::from(e).context(format!("cannot listen on {listen}"))),
+    })
+}
+
+/// Ready when the process is asked to stop, by SIGTERM or Ctrl-C.
+fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping: requests under way are still answered");
+    })
+}
+
+/// Loads and trains what is not there yet; both may be repeated after an interruption.
+async fn load_demo(app: &App) -> Result<()> {
+    if app.book.scorer().is_some() {
+        return Ok(());
+    }
+    eprintln!("first start of the demo: loading 3,000 deals and training on them");
+    let path = app.config.uploads_dir().join("demo.ndjson.gz");
+    std::fs::write(&path, DEMO_DEALS).context("cannot write the sample")?;
+    let import = ImportTask::new(path, "deals.ndjson.gz");
+    finish(app, Task::Import(import)).await?;
+    finish(app, Task::Train(TrainRequest::default())).await
+}
+
+/// Waits for a job, with a bar.
+async fn finish(app: &App, task: Task) -> Result<()> {
+    let bar = Bar::new();
+    let job = app.jobs.submit(task).await?;
+    if let Some(mut live) = app.jobs.watch(&job.id) {
+        while live.changed().await.is_ok() {
+            let job = live.borrow_and_update();
+            bar.show_job(
+                job.phase.as_deref().unwrap_or_default(),
+                job.done,
+                job.total,
+            );
+        }
+    }
+    let job = app.jobs.get(&job.id).await?;
+    match job.state {
+        JobState::Done => Ok(()),
+        _ => {
+            let reason = job.error.unwrap_or_else(|| "it did not end".into());
+            Err(Error::Conflict(format!("{}: {reason}", job.kind)))
+        }
+    }
+}
+
+/// Where to look, and three requests that work as printed.
+async fn print_tour(app: &App, base: &Url) -> Result<()> {
+    let at = |path: &[&str]| {
+        let mut url = base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.extend(path);
+        }
+        url
+    };
+    let top = RankingQuery {
+        limit: 1,
+        ..RankingQuery::default()
+    };
+    let page = app.book.ranking(&top, None, now()).await?;
+    println!("\nOpen {base} in a browser, or ask:\n");
+    println!("  # what is worth doing next");
+    println!("  curl '{}?limit=3'", at(&["v1", "rankings"]));
+    if let Some(row) = page.rows.first() {
+        if let Some(owner) = &row.deal.owner {
+            println!("  # the same for one rep, with reasons");
+            println!("  curl '{}?limit=3'", at(&["v1", "queues", owner]));
+        }
+        println!("  # a deal, what it is worth, and why");
+        println!("  curl '{}'", at(&["v1", "deals", row.deal.id.as_str()]));
+    }
+    println!(
+        "\nCtrl-C ends it; what it has learned stays in {}.\n",
+        app.config.data_dir.display()
+    );
+    Ok(())
+}

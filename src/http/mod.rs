@@ -1,0 +1,214 @@
+//! The service over HTTP: one file per resource, each with its routes' handlers and wire types.
+//!
+//! - `scores`, `deals`, `rankings`, `models`, `imports`, `jobs`: `/v1`.
+//! - `health`: `/healthz`, `/readyz`, `/metrics`. `openapi`: the description. `home`: `/`.
+//! - `body` and `query` read requests, `problem` is the one form of failure, `observe` wraps
+//!   every request.
+
+mod body;
+mod deals;
+mod health;
+mod home;
+mod imports;
+mod jobs;
+mod models;
+mod observe;
+pub mod openapi;
+pub mod problem;
+mod query;
+mod rankings;
+mod scores;
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use actix_web::dev::HttpServiceFactory;
+use actix_web::http::Method;
+use actix_web::middleware::from_fn;
+use actix_web::web::{Data, ServiceConfig};
+use actix_web::{HttpRequest, HttpServer, Resource, Route, guard, web};
+use anyhow::Context;
+use tracing_actix_web::TracingLogger;
+
+use crate::app::App;
+use crate::error::Result;
+use problem::Problem;
+
+/// Serves until `shutdown` is ready and the requests then under way are answered.
+pub async fn run(
+    listener: TcpListener,
+    app: App,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<()> {
+    let app = Data::new(app);
+    let limits = app.config.limits.clone();
+    let workers = app.config.http_workers;
+    let stopped = app.clone();
+    let shutdown = async move {
+        shutdown.await;
+        stopped.stop();
+    };
+    let factory = move || {
+        actix_web::App::new()
+            .app_data(app.clone())
+            .configure(routes)
+            .wrap(from_fn(observe::observe))
+            .wrap(TracingLogger::<observe::RequestSpan>::new())
+    };
+    let mut server = HttpServer::new(factory)
+        .client_request_timeout(Duration::from_secs(limits.request_head_seconds_max))
+        .shutdown_timeout(limits.shutdown_seconds_max)
+        .shutdown_signal(shutdown);
+    if workers > 0 {
+        server = server.workers(workers);
+    }
+    let server = server.listen(listener).context("cannot listen")?;
+    Ok(server.run().await.context("the server broke off")?)
+}
+
+/// Everything that can be asked of the service.
+fn routes(config: &mut ServiceConfig) {
+    use Method as M;
+    config
+        .service(resource("/", [(M::GET, web::to(home::home))]))
+        .service(resource("/healthz", [(M::GET, web::to(health::live))]))
+        .service(resource("/readyz", [(M::GET, web::to(health::ready))]))
+        .service(resource("/metrics", [(M::GET, web::to(health::metrics))]))
+        .service(resource(
+            "/openapi.json",
+            [(M::GET, web::to(openapi::current))],
+        ))
+        .service(resource(
+            "/openapi-3.0.json",
+            [(M::GET, web::to(openapi::older))],
+        ))
+        .service(web::redirect("/docs", "/docs/"))
+        .service(openapi::docs())
+        .service(resource("/v1/scores", [(M::POST, web::to(scores::score))]))
+        .service(resource(
+            "/v1/scores/batch",
+            [(M::POST, web::to(scores::score_batch))],
+        ))
+        .service(resource(
+            "/v1/deals/{id}",
+            [
+                (M::GET, web::to(deals::read)),
+                (M::PUT, web::to(deals::put)),
+                (M::PATCH, web::to(deals::patch)),
+                (M::DELETE, web::to(deals::erase)),
+            ],
+        ))
+        .service(resource(
+            "/v1/deals/{id}/scores",
+            [(M::GET, web::to(deals::scores))],
+        ))
+        .service(resource(
+            "/v1/deals/{id}/events",
+            [(M::POST, web::to(deals::append))],
+        ))
+        .service(resource(
+            "/v1/imports",
+            [(M::POST, web::to(imports::import))],
+        ))
+        .service(resource(
+            "/v1/imports/{id}/rejects",
+            [(M::GET, web::to(imports::rejects))],
+        ))
+        .service(resource(
+            "/v1/rankings",
+            [(M::GET, web::to(rankings::ranking))],
+        ))
+        .service(resource(
+            "/v1/queues/{owner}",
+            [(M::GET, web::to(rankings::queue))],
+        ))
+        .service(resource(
+            "/v1/models",
+            [
+                (M::GET, web::to(models::list)),
+                (M::POST, web::to(models::train)),
+            ],
+        ))
+        .service(resource(
+            "/v1/models/{version}",
+            [(M::GET, web::to(models::read))],
+        ))
+        .service(resource(
+            "/v1/models/{version}/report",
+            [(M::GET, web::to(models::report))],
+        ))
+        .service(resource(
+            "/v1/models/{version}/export",
+            [(M::GET, web::to(models::export))],
+        ))
+        .service(resource(
+            "/v1/models/{version}/activate",
+            [(M::POST, web::to(models::activate))],
+        ))
+        .service(resource("/v1/jobs", [(M::GET, web::to(jobs::list))]))
+        .service(resource("/v1/jobs/{id}", [(M::GET, web::to(jobs::read))]))
+        .service(resource(
+            "/v1/jobs/{id}/events",
+            [(M::GET, web::to(jobs::events))],
+        ))
+        .default_service(web::to(unknown_route));
+}
+
+/// A resource that answers other methods with 405 and the list of those it has. What can be got can
+/// also be asked for its head.
+fn resource<const N: usize>(
+    path: &str,
+    routes: [(Method, Route); N],
+) -> impl HttpServiceFactory + 'static {
+    let mut allow = Vec::new();
+    let mut resource: Resource = web::resource(path);
+    for (method, route) in routes {
+        allow.push(method.to_string());
+        let route = if method == Method::GET {
+            allow.push(Method::HEAD.to_string());
+            route.guard(guard::Any(guard::Get()).or(guard::Head()))
+        } else {
+            route.method(method)
+        };
+        resource = resource.route(route);
+    }
+    let allow = allow.join(", ");
+    resource.default_service(web::to(move |request: HttpRequest| {
+        let problem = Problem::method_not_allowed(request.method().as_str(), &allow);
+        async move { Err::<&'static str, _>(problem) }
+    }))
+}
+
+async fn unknown_route(request: HttpRequest) -> Result<&'static str, Problem> {
+    Err(Problem::unknown_route(request.path()))
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::StatusCode;
+    use actix_web::{App, test};
+
+    use super::*;
+
+    async fn broken() -> &'static str {
+        panic!("a handler broke")
+    }
+
+    #[actix_web::test]
+    async fn a_panic_is_answered_and_the_next_request_too() {
+        let app = App::new()
+            .route("/broken", web::get().to(broken))
+            .default_service(web::to(unknown_route))
+            .wrap(from_fn(observe::observe))
+            .wrap(TracingLogger::<observe::RequestSpan>::new());
+        let app = test::init_service(app).await;
+        let request = test::TestRequest::get().uri("/broken").to_request();
+        let error = test::try_call_service(&app, request).await.unwrap_err();
+        let response = error.error_response();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(response.headers().contains_key("x-request-id"));
+        let request = test::TestRequest::get().uri("/other").to_request();
+        let response = test::call_service(&app, request).await;
+        assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    }
+}

@@ -1,0 +1,129 @@
+//! Training on the deals in the store.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::app::now;
+use crate::book::Book;
+use crate::domain::Deal;
+use crate::error::Result;
+use crate::ingest::Mapping;
+use crate::progress::{OnProgress, Progress};
+use crate::store::{JobState, Which};
+use crate::training::{self, TrainOptions};
+
+/// Deals that are read from the store at once.
+const PAGE_DEALS: u32 = 1000;
+
+/// Jobs that are searched for the latest import.
+const JOBS_SEARCHED: u32 = 1000;
+
+/// What to train on. Everything may be left out.
+#[derive(Debug, Clone, Default, Deserialize, utoipa::ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainRequest {
+    /// Knows nothing later than this; now by default.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub as_of: Option<Timestamp>,
+    /// Leaves out deals that were closed before.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub closed_since: Option<Timestamp>,
+    /// Missing tokens, aliases and column rules, as in a mapping file. By default those of the latest
+    /// import that had a mapping.
+    #[schema(value_type = Option<Object>)]
+    pub mapping: Option<Mapping>,
+}
+
+/// What became of a training.
+#[derive(Debug, Serialize)]
+pub struct Trained {
+    pub model_version: String,
+    pub deals: usize,
+    /// Whether the model was activated at once, being the only one.
+    pub is_active: bool,
+    pub note: &'static str,
+}
+
+/// Trains, registers the model, and activates it if no other model is active.
+pub async fn train(
+    book: &Book,
+    request: TrainRequest,
+    on_progress: impl Fn(Progress) + Send + Sync + 'static,
+) -> Result<Trained> {
+    let mapping = match request.mapping {
+        Some(mapping) => mapping,
+        None => latest_mapping(book).await?.unwrap_or_default(),
+    };
+    let trained_at = now();
+    let options = TrainOptions {
+        as_of: request.as_of.unwrap_or(trained_at),
+        trained_at,
+        mapping,
+        exchange: book.exchange().as_ref().clone(),
+    };
+    let on_progress = Arc::new(on_progress);
+    let deals = closed_deals(book, request.closed_since, &*on_progress).await?;
+    let deals_count = deals.len();
+    let listener = Arc::clone(&on_progress);
+    let model = tokio::task::spawn_blocking(move || training::train(&deals, &options, &*listener))
+        .await
+        .map_err(anyhow::Error::from)??;
+    book.register(&model, "trained", trained_at).await?;
+    let is_first = book.scorer().is_none();
+    if is_first {
+        book.activate(&model.version, now(), &*on_progress).await?;
+    }
+    Ok(Trained {
+        model_version: model.version,
+        deals: deals_count,
+        is_active: is_first,
+        note: if is_first {
+            "activated, since no model was active"
+        } else {
+            "a candidate: activate it with POST /v1/models/{version}/activate"
+        },
+    })
+}
+
+async fn closed_deals(
+    book: &Book,
+    closed_since: Option<Timestamp>,
+    on_progress: OnProgress<'_>,
+) -> Result<Vec<Deal>> {
+    let store = book.store();
+    let total = store.count_deals(Which::Closed).await?;
+    let mut deals: Vec<Deal> = Vec::new();
+    let mut after = None;
+    let mut done = 0;
+    loop {
+        let page = store
+            .deals(Which::Closed, after.as_ref(), PAGE_DEALS)
+            .await?;
+        let Some(last) = page.last() else {
+            return Ok(deals);
+        };
+        after = Some(last.deal.id.clone());
+        done += page.len() as u64;
+        let phase = "reading";
+        on_progress(Progress { phase, done, total });
+        let is_wanted = |deal: &Deal| match (closed_since, deal.closed_at) {
+            (Some(since), Some(closed_at)) => closed_at >= since,
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
+        deals.extend(page.into_iter().map(|stored| stored.deal).filter(is_wanted));
+    }
+}
+
+/// The mapping of the latest import that had one. Attributes are stored as they came; what means
+/// "missing" among them, say, is known to the mapping alone.
+async fn latest_mapping(book: &Book) -> Result<Option<Mapping>> {
+    let jobs = book.store().jobs(JOBS_SEARCHED).await?;
+    let mapping = jobs
+        .into_iter()
+        .filter(|job| job.kind == "import" && job.state == JobState::Done)
+        .find_map(|job| serde_json::from_value(job.result?.get("mapping")?.clone()).ok());
+    Ok(mapping)
+}
