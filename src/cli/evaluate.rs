@@ -61,12 +61,11 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(path) = &args.report {
         files::write_file(path, &json)?;
     }
-    if args.json {
-        print!("{json}");
+    super::out(&if args.json {
+        json
     } else {
-        print!("{}", report::of_evaluation(&evaluation));
-    }
-    Ok(())
+        report::of_evaluation(&evaluation)
+    })
 }
 
 /// Deals that ended before the model's last day may have been learned from: judging by them flatters.

@@ -87,6 +87,21 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     Ok(runtime.context("cannot start the threads")?)
 }
 
+/// Writes a result to standard output. Whoever reads may have seen enough: that is no failure.
+fn out(text: &str) -> Result<()> {
+    use std::io::Write;
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(anyhow::Error::from(e)
+            .context("cannot write to standard output")
+            .into()),
+        _ => Ok(()),
+    }
+}
+
 /// The message with its causes.
 fn describe(error: &Error) -> String {
     match error {

@@ -15,6 +15,7 @@ use crate::ingest::{DealsReader, Mapping, Purpose, ReadOptions, RejectsWriter, r
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::scoring::{Score, Scorer};
+use crate::store::Store;
 
 /// The columns of the result.
 const HEADER: [&str; 11] = [
@@ -82,7 +83,11 @@ pub fn run(args: Args) -> Result<()> {
     match &args.out {
         None => {
             let out = std::io::BufWriter::new(std::io::stdout().lock());
-            args.score(&scorer, &options, as_of, out)
+            match args.score(&scorer, &options, as_of, out) {
+                // Whoever reads has seen enough.
+                Err(Error::Internal(cause)) if is_broken_pipe(&cause) => Ok(()),
+                ended => ended,
+            }
         }
         Some(path) => {
             let failed = |e: std::io::Error| {
@@ -94,15 +99,37 @@ pub fn run(args: Args) -> Result<()> {
     }
 }
 
+fn is_broken_pipe(cause: &anyhow::Error) -> bool {
+    let io = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+    cause.chain().any(|e| {
+        e.downcast_ref::<std::io::Error>().is_some_and(io)
+            || e.downcast_ref::<csv::Error>()
+                .is_some_and(|e| matches!(e.kind(), csv::ErrorKind::Io(e) if io(e)))
+    })
+}
+
 /// The model of a file, or the champion of the store.
 pub fn load_model(path: Option<&Path>, config: &Config) -> Result<Model> {
     let Some(path) = path else {
-        let _ = config;
-        return Err(Error::NoModel);
+        return champion(config);
     };
     let named = |reason: String| Error::Malformed(format!("{}: {reason}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|e| named(e.to_string()))?;
     Model::from_json(&text).map_err(|e| named(e.to_string()))
+}
+
+/// Read beside a service that may be running on the same store.
+fn champion(config: &Config) -> Result<Model> {
+    let database = config.database_path();
+    if !database.exists() {
+        return Err(Error::NoModel);
+    }
+    super::runtime()?.block_on(async {
+        let store = Store::open(&database).await?;
+        let model = store.champion().await;
+        store.close().await;
+        model
+    })
 }
 
 impl Args {

@@ -1,14 +1,21 @@
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, ErrorKind, Write};
 use std::net::TcpListener;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use flate2::read::GzDecoder;
+use jiff::Timestamp;
+use jiff::civil::{Date, date};
+use jiff::tz::TimeZone;
 use reqwest::Url;
 
 use super::bar::Bar;
 use crate::app::{App, now};
 use crate::config::{Config, ConfigArgs, DEFAULT_TOML};
 use crate::error::{Error, Result};
+use crate::ingest::document;
 use crate::jobs::{ImportTask, Task, TrainRequest};
 use crate::ranking::RankingQuery;
 use crate::store::JobState;
@@ -16,6 +23,9 @@ use crate::{http, simulate, telemetry};
 
 /// The sample that `--demo` loads; in the binary, so that the binary is all it takes.
 const DEMO_DEALS: &[u8] = include_bytes!("../../data/deals.ndjson.gz");
+
+/// The last day of the sample.
+const DEMO_EXPORTED_ON: Date = date(2026, 10, 1);
 
 const DEMO_DATA_DIR: &str = "var/demo";
 
@@ -129,11 +139,29 @@ async fn load_demo(app: &App) -> Result<()> {
         return Ok(());
     }
     eprintln!("first start of the demo: loading 3,000 deals and training on them");
-    let path = app.config.uploads_dir().join("demo.ndjson.gz");
-    std::fs::write(&path, DEMO_DEALS).context("cannot write the sample")?;
-    let import = ImportTask::new(path, "deals.ndjson.gz");
+    let path = app.config.uploads_dir().join("demo.ndjson");
+    write_demo(&path, now())?;
+    let import = ImportTask::new(path, "deals.ndjson");
     finish(app, Task::Import(import)).await?;
     finish(app, Task::Train(TrainRequest::default())).await
+}
+
+/// Writes the sample as if it had been exported today: its deals would look neglected otherwise.
+fn write_demo(path: &Path, now: Timestamp) -> Result<()> {
+    let today = TimeZone::UTC.to_datetime(now).date();
+    let age = DEMO_EXPORTED_ON.until(today).context("the date of today")?;
+    let failed = || format!("cannot write {}", path.display());
+    let file = File::create(path).with_context(failed)?;
+    let mut out = BufWriter::new(file);
+    for line in BufReader::new(GzDecoder::new(DEMO_DEALS)).lines() {
+        let line = line.context("the sample is not gzipped text")?;
+        let document = serde_json::from_str(&line).context("the sample is not NDJSON")?;
+        let mut deal = document::parse(document)?;
+        simulate::move_by(&mut deal, i64::from(age.get_days()));
+        serde_json::to_writer(&mut out, &document::write(&deal)).with_context(failed)?;
+        out.write_all(b"\n").with_context(failed)?;
+    }
+    Ok(out.flush().with_context(failed)?)
 }
 
 /// Waits for a job, with a bar.

@@ -103,11 +103,10 @@ impl Args {
         if let Some(path) = &self.report {
             files::write_file(path, &json)?;
         }
-        if self.json {
-            print!("{json}");
+        super::out(&if self.json {
+            json
         } else {
-            print!("{}", report::of_model(model));
-        }
-        Ok(())
+            report::of_model(model)
+        })
     }
 }

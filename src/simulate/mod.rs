@@ -47,12 +47,12 @@ mod world;
 
 use jiff::civil::{Date, date};
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, ToSpan};
+use jiff::{SignedDuration, Timestamp, ToSpan};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::domain::money::Rate;
-use crate::domain::{Deal, DealId, Exchange};
+use crate::domain::{AttributeValue, Deal, DealId, Exchange};
 use crate::error::{Error, FieldError};
 
 pub use export::{Files, export};
@@ -158,6 +158,37 @@ pub fn exchange() -> Exchange {
     });
     let euro = "EUR".parse().expect("made of three capitals");
     Exchange::new(euro, rates).expect("positive rates, one a currency")
+}
+
+/// Moves a deal in time with everything that is dated about it, so that a sample need not look old.
+pub fn move_by(deal: &mut Deal, days: i64) {
+    let by = SignedDuration::from_hours(24 * days);
+    let moved = |at: Timestamp| at.saturating_add(by).unwrap_or(at);
+    let moved_text = |value: &mut AttributeValue| {
+        let AttributeValue::Text(text) = value else {
+            return;
+        };
+        if let Ok(at) = text.parse::<Timestamp>() {
+            *text = moved(at).to_string();
+        } else if let Ok(day) = text.parse::<Date>() {
+            *text = day.saturating_add(days.days()).to_string();
+        }
+    };
+    for at in [
+        &mut deal.created_at,
+        &mut deal.expected_close_at,
+        &mut deal.closed_at,
+    ] {
+        *at = at.map(moved);
+    }
+    deal.attributes.values_mut().for_each(moved_text);
+    for change in &mut deal.history {
+        change.at = moved(change.at);
+        moved_text(&mut change.value);
+    }
+    for activity in &mut deal.activities {
+        activity.at = moved(activity.at);
+    }
 }
 
 struct Simulation {

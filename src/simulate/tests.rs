@@ -272,3 +272,27 @@ fn the_rates_of_the_simulated_world_hold_on_every_day() {
     let rate = exchange.rate(pound, date(2026, 10, 1)).unwrap();
     assert_eq!(rate.to_string(), "1.17");
 }
+
+#[test]
+fn a_moved_deal_keeps_its_distances() {
+    let original = simulated(&settings(50, 7)).swap_remove(20).deal;
+    let mut moved = original.clone();
+    move_by(&mut moved, 40);
+    let later = SignedDuration::from_hours(24 * 40);
+    assert_eq!(
+        moved.created_at.unwrap(),
+        original.created_at.unwrap() + later
+    );
+    let moment = original.created_at.unwrap() + SignedDuration::from_hours(24 * 30);
+    let (then, now) = (
+        Snapshot::at(&original, moment),
+        Snapshot::at(&moved, moment + later),
+    );
+    assert_eq!(then.stage(), now.stage());
+    assert_eq!(then.activities().len(), now.activities().len());
+    assert_eq!(
+        then.expected_close_at().map(|at| at + later),
+        now.expected_close_at()
+    );
+    assert_eq!(then.close_pushes(), now.close_pushes());
+}

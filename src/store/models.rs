@@ -56,6 +56,17 @@ impl Store {
             .collect()
     }
 
+    /// The active model.
+    ///
+    /// # Errors
+    /// `NoModel` before the first activation.
+    pub async fn champion(&self) -> Result<Model> {
+        match self.active_generation().await? {
+            Some(generation) => self.model(&generation.model_version).await,
+            None => Err(Error::NoModel),
+        }
+    }
+
     /// # Errors
     /// `NotFound`; `Internal` when the stored content is damaged.
     pub async fn model(&self, version: &str) -> Result<Model> {

@@ -34,11 +34,11 @@ fn gzip(text: &[u8]) -> Vec<u8> {
 }
 
 /// A form as browsers send it.
-async fn send_form(service: &Service, parts: &[(&str, &str, &[u8])]) -> Answer {
+pub async fn send_form(service: &Service, parts: &[(&str, &str, &[u8])]) -> Answer {
     send_form_to(service, "/v1/imports", parts).await
 }
 
-async fn send_form_to(service: &Service, path: &str, parts: &[(&str, &str, &[u8])]) -> Answer {
+pub async fn send_form_to(service: &Service, path: &str, parts: &[(&str, &str, &[u8])]) -> Answer {
     let mut body = Vec::new();
     for (name, file, content) in parts {
         let file = if file.is_empty() {

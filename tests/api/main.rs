@@ -6,6 +6,7 @@ mod files;
 mod ingest;
 mod jobs;
 mod operations;
+mod parity;
 mod quality;
 mod redis;
 mod scores;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use dealrank::book::{Book, BookSettings};
+use dealrank::config::Config;
 use dealrank::domain::{Deal, Exchange, Outcome};
 use dealrank::evaluation::Evaluation;
-use dealrank::ingest::{Purpose, read_deals};
+use dealrank::ingest::{Purpose, ReadOptions, read_deals};
 use dealrank::model::{Basis, Model};
 use dealrank::progress::silent;
 use dealrank::ranking::{Accelerator, RankingQuery};
@@ -178,4 +179,48 @@ fn simulated_probabilities_come_near_the_truth() {
         explained > 0.75,
         "explains {explained:.3} of the variance of the truth"
     );
+}
+
+/// Coefficients may differ in the last digits from machine to machine: exp and ln do.
+#[test]
+fn the_shipped_model_is_what_the_sample_gives() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let json = std::fs::read_to_string(root.join("models/sample.json")).unwrap();
+    let shipped = Model::from_json(&json).unwrap();
+    let sample = root.join("data/deals.ndjson.gz");
+    let read = read_deals(
+        &[sample],
+        &ReadOptions::new(Purpose::Train, shipped.trained_at),
+        &silent,
+    )
+    .unwrap();
+    let settings = Config::from_layers(
+        toml::Table::new(),
+        Some((
+            "settings.toml".into(),
+            std::fs::read_to_string(root.join("data/settings.toml")).unwrap(),
+        )),
+        [],
+    )
+    .unwrap();
+    assert_eq!(settings.exchange, simulate::exchange());
+    let options = TrainOptions {
+        as_of: shipped.training.as_of,
+        trained_at: shipped.trained_at,
+        mapping: read.mapping,
+        exchange: settings.exchange,
+    };
+    let model = train(&read.deals, &options, &silent).unwrap();
+    assert_eq!(model.dropped, shipped.dropped);
+    assert_eq!(model.columns.len(), shipped.columns.len());
+    for (a, b) in model.columns.iter().zip(&shipped.columns) {
+        assert_eq!((&a.name, a.holds), (&b.name, b.holds));
+        for (x, y) in a.numbers().iter().zip(b.numbers()) {
+            assert!(
+                (x - y).abs() <= 1e-6 * y.abs().max(1.0),
+                "{}: {x} {y}",
+                a.name
+            );
+        }
+    }
 }

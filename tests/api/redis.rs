@@ -2,15 +2,16 @@
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dealrank::domain::Deal;
 use dealrank::ranking::{Accelerator, AcceleratorHealth, RankingPage, RankingQuery, RedisSettings};
 use rand::RngExt;
 use redis::{AsyncCommands, aio::MultiplexedConnection};
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::service::{self, Service};
 use crate::store::activate_while_others_read_and_write;
 use crate::world::{OWNERS, World, all_pages, all_rows, id, now, open_deal, open_deals, rng};
 
@@ -436,4 +437,67 @@ async fn key(connection: &mut MultiplexedConnection, pattern: &str) -> String {
     let keys: Vec<String> = connection.keys(pattern).await.unwrap();
     assert_eq!(keys.len(), 1, "{pattern}: {keys:?}");
     keys.into_iter().next().unwrap()
+}
+
+async fn redis_state(service: &Service, wanted: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    let mut pause = tokio::time::interval(Duration::from_millis(10));
+    loop {
+        pause.tick().await;
+        let ready = service.get("/readyz").await.ok(200);
+        if ready["redis"] == wanted {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{wanted} never came: {ready}");
+    }
+}
+
+/// The whole ranking, and each deal of it on its own.
+async fn worth(service: &Service) -> Vec<Value> {
+    let ranking = service.get("/v1/rankings?limit=200").await.ok(200);
+    let mut worth = Vec::new();
+    for row in ranking["rows"].as_array().unwrap() {
+        let id = row["score"]["deal_id"].as_str().unwrap();
+        let deal = service.get(&format!("/v1/deals/{id}")).await.ok(200);
+        worth.push(json!([
+            id,
+            row["score"]["expected_value"],
+            deal["score"]["expected_value"]
+        ]));
+    }
+    worth
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_outlives_its_redis_and_loses_nothing() {
+    let mut redis = Redis::start().await;
+    let url = format!("redis_url = \"redis://127.0.0.1:{}\"\n", redis.port);
+    let service = Service::with_settings(&url);
+    service.train().await;
+    for index in 0..20 {
+        let mut deal = service::deal(&format!("open-{index}"));
+        deal["amount"] = json!(1000 + 10 * index);
+        service.put(&format!("/v1/deals/open-{index}"), &deal).await;
+    }
+    redis_state(&service, "up").await;
+    let before = worth(&service).await;
+    assert!(before.len() > 20);
+
+    redis.kill();
+    assert_eq!(worth(&service).await, before);
+    let mut late = service::deal("late");
+    late["amount"] = json!(999_999);
+    let written = service.put("/v1/deals/late", &late).await;
+    assert_eq!(written.status, 201, "{written:?}");
+    redis_state(&service, "down").await;
+    let while_out = worth(&service).await;
+    assert_eq!(while_out[0][0], "late");
+    assert_eq!(while_out[1..], before[..]);
+
+    redis.restart().await;
+    redis_state(&service, "up").await;
+    assert_eq!(worth(&service).await, while_out);
+    let log = service.log();
+    assert_eq!(log.matches("redis is out").count(), 1, "{log}");
+    assert_eq!(log.matches("redis is back").count(), 1, "{log}");
 }
