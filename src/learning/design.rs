@@ -166,11 +166,10 @@ impl Design {
         let strips = self.strips(weights);
         for (index, strip) in strips.into_iter().enumerate() {
             let offset = self.offsets[index];
-            let (height, length) = strip.dim();
-            for r in 0..height {
-                for c in 0..length {
-                    info[(offset + r, offset + c)] = strip[(r, c)];
-                    info[(offset + c, offset + r)] = strip[(r, c)];
+            for (r, row) in strip.cells.chunks_exact(strip.width).enumerate() {
+                for (c, &cell) in row.iter().enumerate() {
+                    info[(offset + r, offset + c)] = cell;
+                    info[(offset + c, offset + r)] = cell;
                 }
             }
         }
@@ -179,10 +178,10 @@ impl Design {
     }
 
     /// For each block its rows of the information matrix, from its own column to the intercept's.
-    fn strips(&self, weights: &[f64]) -> Vec<Array2<f64>> {
+    fn strips(&self, weights: &[f64]) -> Vec<Strip> {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         let next = std::sync::atomic::AtomicUsize::new(0);
-        let mut strips: Vec<Option<Array2<f64>>> = vec![None; self.blocks.len()];
+        let mut strips: Vec<Option<Strip>> = self.blocks.iter().map(|_| None).collect();
         let work = || {
             let mut mine = Vec::new();
             loop {
@@ -211,22 +210,24 @@ impl Design {
         strips.into_iter().flatten().collect()
     }
 
-    fn strip(&self, index: usize, weights: &[f64]) -> Array2<f64> {
+    fn strip(&self, index: usize, weights: &[f64]) -> Strip {
         let offset = self.offsets[index];
-        let mut strip = Array2::zeros((self.blocks[index].width(), self.width() + 1 - offset));
+        let mut strip = Strip::new(self.blocks[index].width(), self.width() + 1 - offset);
         let ones_column = self.width() - offset;
+        let others = (index + 1..self.blocks.len())
+            .map(|other| (&self.blocks[other], self.offsets[other] - offset));
         match &self.blocks[index] {
             Block::Numeric(values) => {
                 let weighted: Vec<f64> = values.iter().zip(weights).map(|(x, w)| x * w).collect();
-                strip[(0, ones_column)] = weighted.iter().sum();
-                for other in index..self.blocks.len() {
-                    let column = self.offsets[other] - offset;
-                    match &self.blocks[other] {
-                        Block::Numeric(values) => strip[(0, column)] = dot(&weighted, values),
+                strip.cells[0] = dot(&weighted, values);
+                strip.cells[ones_column] = weighted.iter().sum();
+                for (other, column) in others {
+                    match other {
+                        Block::Numeric(values) => strip.cells[column] = dot(&weighted, values),
                         Block::Codes { codes, .. } => {
                             for (&code, w) in codes.iter().zip(&weighted) {
                                 if code != NO_LEVEL {
-                                    strip[(0, column + code as usize)] += w;
+                                    strip.cells[column + code as usize] += w;
                                 }
                             }
                         }
@@ -234,45 +235,29 @@ impl Design {
                 }
             }
             Block::Codes { codes, .. } => {
-                for (row, &code) in codes.iter().enumerate() {
-                    if code != NO_LEVEL {
-                        strip[(code as usize, code as usize)] += weights[row];
-                        strip[(code as usize, ones_column)] += weights[row];
-                    }
+                for (&code, &w) in codes.iter().zip(weights) {
+                    strip.add(code, code as usize, w);
+                    strip.add(code, ones_column, w);
                 }
-                for other in index + 1..self.blocks.len() {
-                    let column = self.offsets[other] - offset;
-                    self.add_codes_times(other, codes, weights, column, &mut strip);
+                for (other, column) in others {
+                    match other {
+                        Block::Numeric(values) => {
+                            for ((&code, w), x) in codes.iter().zip(weights).zip(values) {
+                                strip.add(code, column, w * x);
+                            }
+                        }
+                        Block::Codes { codes: others, .. } => {
+                            for ((&code, &w), &other) in codes.iter().zip(weights).zip(others) {
+                                if other != NO_LEVEL {
+                                    strip.add(code, column + other as usize, w);
+                                }
+                            }
+                        }
+                    }
                 }
             }
         }
         strip
-    }
-
-    fn add_codes_times(
-        &self,
-        other: usize,
-        codes: &[u32],
-        weights: &[f64],
-        column: usize,
-        strip: &mut Array2<f64>,
-    ) {
-        let rows = codes.iter().zip(weights).enumerate();
-        let rows = rows.filter(|(_, (code, _))| **code != NO_LEVEL);
-        match &self.blocks[other] {
-            Block::Numeric(values) => {
-                for (row, (&code, w)) in rows {
-                    strip[(code as usize, column)] += w * values[row];
-                }
-            }
-            Block::Codes { codes: others, .. } => {
-                for (row, (&code, w)) in rows {
-                    if others[row] != NO_LEVEL {
-                        strip[(code as usize, column + others[row] as usize)] += w;
-                    }
-                }
-            }
-        }
     }
 
     /// The matrix with its one-hot columns written out, column-major, which is the order that
@@ -296,6 +281,27 @@ impl Design {
             }
         }
         dense
+    }
+}
+
+/// A block's rows of the information matrix, from its own first column to that of the ones.
+struct Strip {
+    width: usize,
+    cells: Vec<f64>,
+}
+
+impl Strip {
+    fn new(height: usize, width: usize) -> Self {
+        Self {
+            width,
+            cells: vec![0.0; height * width],
+        }
+    }
+
+    fn add(&mut self, code: u32, column: usize, amount: f64) {
+        if code != NO_LEVEL {
+            self.cells[code as usize * self.width + column] += amount;
+        }
     }
 }
 

@@ -23,6 +23,8 @@ use crate::error::{Error, Result};
 
 /// Largest absolute entry of the gradient of the mean loss at which a fit counts as converged.
 const GRADIENT_TOLERANCE: f64 = 1e-7;
+/// What the fit that is kept aims at: its last digits are then the optimum's.
+const GRADIENT_SOUGHT: f64 = 1e-10;
 /// Cells of the dense matrix up to which linfa is asked to confirm: 400 MB.
 const CONFIRM_CELLS_MAX: usize = 50_000_000;
 const CONFIRM_ITERATIONS_MAX: u64 = 50;
@@ -56,7 +58,7 @@ impl Fitted {
 /// `Unusable` when there are no rows or only one class, when `alpha` is not above zero (without a
 /// penalty separable data have no optimum), or when the search does not converge.
 pub fn fit(design: &Design, won: &[bool], alpha: f64, start: Option<Vec<f64>>) -> Result<Fitted> {
-    let optimum = search(design, won, alpha, start)?;
+    let optimum = search(design, won, alpha, start, GRADIENT_SOUGHT)?;
     if design.rows().saturating_mul(design.width()) > CONFIRM_CELLS_MAX || design.width() == 0 {
         return Ok(split(optimum, false));
     }
@@ -82,7 +84,8 @@ pub fn search_only(
     alpha: f64,
     start: Option<Vec<f64>>,
 ) -> Result<Fitted> {
-    Ok(split(search(design, won, alpha, start)?, false))
+    let optimum = search(design, won, alpha, start, GRADIENT_TOLERANCE)?;
+    Ok(split(optimum, false))
 }
 
 /// The inverse of the penalised information matrix at the fit: the covariance of coefficients and
@@ -104,6 +107,7 @@ fn search(
     won: &[bool],
     alpha: f64,
     start: Option<Vec<f64>>,
+    tolerance: f64,
 ) -> Result<newton::Optimum> {
     let won_count = won.iter().filter(|w| **w).count();
     if won.len() != design.rows() {
@@ -129,7 +133,7 @@ fn search(
         None => sampled_start(design, won, alpha)
             .unwrap_or_else(|| base_rate_params(design.width(), won_count, won.len())),
     };
-    let optimum = newton::minimise(design, won, alpha, start, GRADIENT_TOLERANCE * 1e-3);
+    let optimum = newton::minimise(design, won, alpha, start, tolerance);
     let is_finite = optimum.params.iter().all(|p| p.is_finite());
     if !is_finite || optimum.gradient_max > GRADIENT_TOLERANCE {
         return Err(Error::Unusable(format!(
@@ -151,9 +155,15 @@ fn sampled_start(design: &Design, won: &[bool], alpha: f64) -> Option<Vec<f64>> 
     let sampled_won: Vec<bool> = rows.iter().map(|&row| won[row]).collect();
     // Fewer rows weigh less against the penalty.
     let sampled_alpha = alpha / stride as f64;
-    search(&design.select(&rows), &sampled_won, sampled_alpha, None)
-        .ok()
-        .map(|optimum| optimum.params)
+    search(
+        &design.select(&rows),
+        &sampled_won,
+        sampled_alpha,
+        None,
+        GRADIENT_TOLERANCE,
+    )
+    .ok()
+    .map(|optimum| optimum.params)
 }
 
 /// Zero coefficients and the log-odds of the base rate.
