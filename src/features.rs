@@ -103,10 +103,13 @@ pub static FEATURES: [Feature; 16] = [
     Feature {
         name: "stages_entered",
         unit: "count",
-        formula: "stages entered so far",
+        formula: "stages entered so far; 1 for a deal that is still in its first",
         missing: "never",
         needs_history: true,
-        read: |s, _| Reading::Number(s.stages().count() as f64),
+        read: |s, _| {
+            let entered = s.stages().count().max(usize::from(s.stage().is_some()));
+            Reading::Number(entered as f64)
+        },
     },
     Feature {
         name: "days_to_expected_close",
@@ -271,5 +274,17 @@ mod tests {
         );
         assert_eq!(read(&deal, "age_days", moment), Reading::Number(26.0));
         assert_eq!(read(&deal, "stage", moment), Reading::Missing);
+    }
+
+    #[test]
+    fn a_deal_without_a_past_is_in_its_first_stage() {
+        let deal = Deal {
+            stage: Some("demo".into()),
+            created_at: Some(at("2026-01-01T00:00:00Z")),
+            ..Deal::new(DealId::new("d").unwrap())
+        };
+        let moment = "2026-01-11T00:00:00Z";
+        assert_eq!(read(&deal, "stages_entered", moment), Reading::Number(1.0));
+        assert_eq!(read(&deal, "days_in_stage", moment), Reading::Number(10.0));
     }
 }
