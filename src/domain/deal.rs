@@ -1,6 +1,7 @@
 //! A deal: what is known of it now, and the dated changes and activities that led there.
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use rust_decimal::Decimal;
@@ -62,7 +63,9 @@ impl std::fmt::Display for DealId {
 }
 
 /// How a deal ended, or that it has not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     #[default]
@@ -92,6 +95,24 @@ pub enum AttributeValue {
     Text(String),
 }
 
+impl AttributeValue {
+    /// Some order of all values, for ties that must not depend on what came first.
+    fn total_cmp(&self, other: &Self) -> Ordering {
+        let kind = |value: &Self| match value {
+            Self::Null => 0,
+            Self::Bool(_) => 1,
+            Self::Number(_) => 2,
+            Self::Text(_) => 3,
+        };
+        match (self, other) {
+            (Self::Bool(a), Self::Bool(b)) => a.cmp(b),
+            (Self::Number(a), Self::Number(b)) => a.total_cmp(b),
+            (Self::Text(a), Self::Text(b)) => a.cmp(b),
+            _ => kind(self).cmp(&kind(other)),
+        }
+    }
+}
+
 /// One dated change of one field. `field` is one of [`DEAL_FIELDS`] or the name of an attribute.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FieldChange {
@@ -111,8 +132,8 @@ pub const DEAL_FIELDS: [&str; 7] = [
     "priority",
 ];
 
-/// Something done about a deal: a call, a mail, a meeting.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// Something done about a deal: a call, a mail, a meeting. Ordered by time first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Activity {
     pub at: Timestamp,
     pub kind: String,
@@ -125,8 +146,8 @@ pub struct Activity {
 
 /// Something that may be won.
 ///
-/// `history` and `activities` are sorted by time; entries of the same time keep the order in which
-/// they came. Times are unknown (`None`) only for deals from flat files.
+/// `history` and `activities` are sorted by time; changes of the same time keep the order in which
+/// their document has them. Times are unknown (`None`) only for deals from flat files.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Deal {
     pub id: DealId,
@@ -214,39 +235,37 @@ impl Deal {
     /// the same document twice changes nothing.
     pub fn revise(&mut self, mut next: Deal, received_at: Timestamp) {
         next.created_at = next.created_at.or(self.created_at);
-        let fields: Vec<String> = DEAL_FIELDS
-            .iter()
-            .map(|f| f.to_string())
-            .chain(self.attributes.keys().cloned())
-            .chain(
-                next.attributes
-                    .keys()
-                    .filter(|name| !self.attributes.contains_key(*name))
-                    .cloned(),
-            )
+        // An attribute with the name of a field has no history of its own: the field's is under it.
+        let attributes: BTreeSet<&String> = (self.attributes.keys())
+            .chain(next.attributes.keys())
+            .filter(|name| !DEAL_FIELDS.contains(&name.as_str()))
             .collect();
+        let fields = DEAL_FIELDS
+            .into_iter()
+            .chain(attributes.into_iter().map(String::as_str));
+        let closes = self.is_open() && !next.is_open();
         let mut changes = Vec::new();
         for field in fields {
-            let (before, after) = (self.field(&field), next.field(&field));
+            let (before, after) = (self.field(field), next.field(field));
             let told = next.history.iter().rev().find(|c| c.field == field);
-            if before == after || told.is_some_and(|change| change.value == after) {
-                continue;
-            }
-            let has_past = self.history.iter().any(|c| c.field == field);
-            if !has_past && before != AttributeValue::Null {
+            let moves = before != after && told.is_none_or(|change| change.value != after);
+            // Of a closed deal only a dated stage is believed: this one was known while it was open.
+            let ends_here = closes && field == "stage" && told.is_none();
+            if (moves || ends_here) && !self.has_past(field) && before != AttributeValue::Null {
                 let at = next.created_at.unwrap_or(Timestamp::UNIX_EPOCH);
-                let at = at.min(received_at);
                 changes.push(FieldChange {
-                    at,
-                    field: field.clone(),
+                    at: at.min(received_at),
+                    field: field.to_owned(),
                     value: before,
                 });
             }
-            changes.push(FieldChange {
-                at: received_at,
-                field,
-                value: after,
-            });
+            if moves {
+                changes.push(FieldChange {
+                    at: received_at,
+                    field: field.to_owned(),
+                    value: after,
+                });
+            }
         }
         let old = std::mem::replace(self, next);
         for change in old.history {
@@ -279,50 +298,92 @@ impl Deal {
             Event::Activity(activity) => {
                 if !self.activities.contains(&activity) {
                     self.activities.push(activity);
+                    self.activities.sort();
                 }
             }
             Event::Change(change) => {
-                if self.history.contains(&change) {
-                    return Ok(());
+                // A value that does not fit must not enter the history, however old it is.
+                Deal::new(self.id.clone()).set_field(&change.field, &change.value)?;
+                self.date_present(&change.field);
+                if !self.history.contains(&change) {
+                    self.insert(change)?;
                 }
-                let is_newest = self
-                    .history
-                    .iter()
-                    .filter(|c| c.field == change.field)
-                    .all(|c| c.at <= change.at);
-                let has_past = self.history.iter().any(|c| c.field == change.field);
-                let before = self.field(&change.field);
-                if is_newest {
-                    self.set_field(&change.field, &change.value)?;
-                } else {
-                    // Checked all the same: a value that does not fit must not enter the history.
-                    Deal::new(self.id.clone()).set_field(&change.field, &change.value)?;
-                }
-                if !has_past && before != AttributeValue::Null {
-                    let at = self.created_at.unwrap_or(Timestamp::UNIX_EPOCH);
-                    self.history.push(FieldChange {
-                        at: at.min(change.at),
-                        field: change.field.clone(),
-                        value: before,
-                    });
-                }
-                self.history.push(change);
             }
             Event::Closed { at, outcome } => {
-                if self.closed_at.is_none_or(|known| at >= known) {
+                let known = self.closed_at.map(|known| (known, self.outcome));
+                if known.is_none_or(|known| (at, outcome) >= known) {
+                    if self.is_open() {
+                        // Of a closed deal only a dated stage is believed.
+                        self.date_present("stage");
+                    }
                     self.outcome = outcome;
                     self.closed_at = (outcome != Outcome::Open).then_some(at);
                 }
             }
         }
-        self.sort();
         Ok(())
     }
 
-    /// Restores the order of `history` and `activities`; entries of the same time keep theirs.
+    fn has_past(&self, field: &str) -> bool {
+        self.history.iter().any(|change| change.field == field)
+    }
+
+    /// Without a past, what a field holds is taken to date from the creation.
+    fn date_present(&mut self, field: &str) {
+        let value = self.field(field);
+        if value != AttributeValue::Null && !self.has_past(field) {
+            self.insert_first(field, value);
+        }
+    }
+
+    /// Puts what a field held at the creation before anything else that is told of that moment.
+    fn insert_first(&mut self, field: &str, value: AttributeValue) {
+        let at = self.created_at.unwrap_or(Timestamp::UNIX_EPOCH);
+        let is_later = |c: &FieldChange| (c.at, c.field.as_str()) > (at, field);
+        let later = self.history.iter().position(is_later);
+        let place = later.unwrap_or(self.history.len());
+        let field = field.to_owned();
+        self.history.insert(place, FieldChange { at, field, value });
+    }
+
+    /// Puts a change in its place in the history; it is the present if none of its field is later. Of
+    /// two at the same moment the larger value is the later, whichever came first.
+    fn insert(&mut self, change: FieldChange) -> Result<(), String> {
+        let is_alike = |c: &FieldChange| c.at == change.at && c.field == change.field;
+        if Some(change.at) == self.created_at && !self.history.iter().any(is_alike) {
+            self.insert_first(&change.field, AttributeValue::Null);
+        }
+        let start = if Some(change.at) == self.created_at {
+            self.history
+                .iter()
+                .position(is_alike)
+                .map(|first| first + 1)
+        } else {
+            None
+        };
+        let start = start.unwrap_or_else(|| self.history.partition_point(|c| c.at < change.at));
+        let is_later = |c: &FieldChange| {
+            let by_field = (c.at, &c.field).cmp(&(change.at, &change.field));
+            by_field
+                .then_with(|| c.value.total_cmp(&change.value))
+                .is_gt()
+        };
+        let later = self.history[start..].iter().position(is_later);
+        let place = later.map_or(self.history.len(), |later| start + later);
+        if !self.history[place..]
+            .iter()
+            .any(|c| c.field == change.field)
+        {
+            self.set_field(&change.field, &change.value)?;
+        }
+        self.history.insert(place, change);
+        Ok(())
+    }
+
+    /// Restores the order of `history` and `activities`; changes of the same time keep theirs.
     pub fn sort(&mut self) {
         self.history.sort_by_key(|change| change.at);
-        self.activities.sort_by_key(|activity| activity.at);
+        self.activities.sort();
     }
 
     /// Sets the present value of a field by the name it has in a history.
@@ -364,6 +425,8 @@ impl Deal {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn at(text: &str) -> Timestamp {
@@ -421,6 +484,105 @@ mod tests {
         assert_eq!(forward, backward);
         assert_eq!(forward.stage.as_deref(), Some("proposal"));
         assert_eq!(forward.history.len(), 3);
+    }
+
+    fn change(at_text: &str, field: &str, value: &str) -> Event {
+        Event::Change(FieldChange {
+            at: at(at_text),
+            field: field.into(),
+            value: AttributeValue::Text(value.into()),
+        })
+    }
+
+    /// Few moments and few values, so that many events are of the same moment, at the creation or
+    /// before it.
+    fn any_event() -> impl Strategy<Value = Event> {
+        let moment = (0usize..5).prop_map(|i| {
+            let day = ["2025-12-20", "2026-01-01", "2026-01-02", "2026-01-03"];
+            format!("{}T00:00:00Z", day.get(i).unwrap_or(&"2026-02-01"))
+        });
+        let field = prop::sample::select(vec!["stage", "owner", "Size"]);
+        let value = prop::sample::select(vec!["a", "demo", "z"]);
+        (moment, field, value, 0..10).prop_map(|(moment, field, value, kind)| match kind {
+            0 => Event::Closed {
+                at: at(&moment),
+                outcome: Outcome::Won,
+            },
+            1 => Event::Closed {
+                at: at(&moment),
+                outcome: Outcome::Lost,
+            },
+            2 => Event::Activity(Activity {
+                at: at(&moment),
+                kind: value.into(),
+                direction: None,
+                outcome: None,
+            }),
+            _ => change(&moment, field, value),
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_events_in_any_order_give_the_same_deal(
+            (events, shuffled) in prop::collection::vec(any_event(), 1..8)
+                .prop_flat_map(|events| (Just(events.clone()), Just(events).prop_shuffle())),
+        ) {
+            let applied = |events: Vec<Event>| {
+                let mut deal = deal("demo");
+                for event in events {
+                    deal.apply(event).unwrap();
+                }
+                deal
+            };
+            prop_assert_eq!(applied(events), applied(shuffled));
+        }
+    }
+
+    #[test]
+    fn an_event_from_before_the_creation_is_not_the_present() {
+        let mut stored = deal("demo");
+        stored
+            .apply(change("2025-12-01T00:00:00Z", "stage", "new"))
+            .unwrap();
+        assert_eq!(stored.stage.as_deref(), Some("demo"));
+    }
+
+    #[test]
+    fn the_stage_that_a_deal_is_closed_in_was_known_before() {
+        let closed_at = at("2026-03-01T00:00:00Z");
+        let mut by_event = deal("demo");
+        by_event
+            .apply(Event::Closed {
+                at: closed_at,
+                outcome: Outcome::Lost,
+            })
+            .unwrap();
+        let mut by_document = deal("demo");
+        let lost = Deal {
+            outcome: Outcome::Lost,
+            ..deal("demo")
+        };
+        by_document.revise(lost, closed_at);
+        assert_eq!(by_event.history, [stage("2026-01-01", "demo")]);
+        assert_eq!(by_document, by_event);
+    }
+
+    #[test]
+    fn an_attribute_with_the_name_of_a_field_leaves_the_field_alone() {
+        let with_owner = |owner: &str| {
+            let mut deal = deal("demo");
+            deal.owner = Some(owner.into());
+            let value = AttributeValue::Text("someone else".into());
+            deal.attributes.insert("owner".into(), value);
+            deal
+        };
+        let mut stored = with_owner("ann");
+        stored.revise(with_owner("bob"), at("2026-02-01T00:00:00Z"));
+        assert_eq!(stored.history.len(), 2, "{:?}", stored.history);
+        let seen = crate::domain::Snapshot::at(&stored, at("2026-03-01T00:00:00Z"));
+        assert_eq!(seen.owner(), Some("bob"));
+        assert_eq!(seen.attribute("owner"), stored.attributes.get("owner"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 
-use super::deal::{Activity, AttributeValue, Deal, FieldChange};
+use super::deal::{Activity, AttributeValue, DEAL_FIELDS, Deal, FieldChange};
 use super::money::{Currency, parse_amount};
 
 /// A deal as it stood at a moment.
@@ -150,7 +150,11 @@ impl<'a> Snapshot<'a> {
         dates.windows(2).filter(|pair| pair[1] > pair[0]).count()
     }
 
+    /// An attribute with the name of a field has no history: that one is the field's.
     pub fn attribute(&self, name: &str) -> Option<&'a AttributeValue> {
+        if DEAL_FIELDS.contains(&name) {
+            return self.deal.attributes.get(name);
+        }
         match self.value(name) {
             Known::Dated(value) => Some(value),
             Known::Nothing => None,

@@ -285,10 +285,20 @@ impl Reader {
             Some("change") => self.change("", Value::Object(fields)).map(Event::Change),
             Some("closed") => {
                 let at = self.required_time("at", fields.remove("at"));
-                if !fields.contains_key("outcome") {
-                    self.wrong("outcome", "is required");
+                let outcome = match fields.remove("outcome") {
+                    None => {
+                        self.wrong("outcome", "is required");
+                        None
+                    }
+                    given => self.outcome("outcome", given),
+                };
+                // Reopening would leave no date by which events of any order could be told apart.
+                if outcome == Some(Outcome::Open) {
+                    self.wrong(
+                        "outcome",
+                        "expected `won` or `lost`; a patch reopens a deal",
+                    );
                 }
-                let outcome = self.outcome("outcome", fields.remove("outcome"));
                 self.unknown("", &fields);
                 Some(Event::Closed {
                     at: at?,
@@ -930,6 +940,10 @@ mod tests {
             fields(json!({"type": "change", "at": "2027-01-01T00:00:00Z", "field": "x"})),
             ["at", "value"]
         );
+        for open in [json!("open"), json!(null)] {
+            let reopened = json!({"type": "closed", "at": "2026-02-01T00:00:00Z", "outcome": open});
+            assert_eq!(fields(reopened), ["outcome"]);
+        }
     }
 
     fn any_time() -> impl Strategy<Value = Timestamp> {
