@@ -46,11 +46,12 @@ pub struct ImportReport {
     pub file: String,
     /// Rows of the file.
     pub read: u64,
-    /// Deals that were taken.
+    /// Deals that were stored.
     pub stored: u64,
     pub created: u64,
     pub changed: u64,
     pub unchanged: u64,
+    /// Rows that could not be read, and deals that could not be stored.
     pub rejected: u64,
     /// Rows with the id of an earlier row; the last one counts.
     pub duplicates: u64,
@@ -69,6 +70,18 @@ pub struct RejectedRow {
     pub line: u64,
     pub column: Option<String>,
     pub reason: String,
+}
+
+impl ImportReport {
+    /// Deals that could be read, but not be brought together with what is stored of them.
+    fn add_refused(&mut self, refused: &[(DealId, String)]) {
+        let count = refused.len() as u64;
+        self.stored = self.stored.saturating_sub(count);
+        self.rejected += count;
+        let shown = refused.iter().take(REJECTS_SHOWN_MAX);
+        let notices = shown.map(|(id, reason)| format!("deal {id} was not stored: {reason}"));
+        self.notices.extend(notices);
+    }
 }
 
 impl ImportTask {
@@ -135,11 +148,13 @@ pub async fn import(
         imported.created += part.created;
         imported.changed += part.changed;
         imported.unchanged += part.unchanged;
+        imported.refused.extend(part.refused);
     }
     let mut report = reading.await.map_err(anyhow::Error::from)??;
     report.created = imported.created;
     report.changed = imported.changed;
     report.unchanged = imported.unchanged;
+    report.add_refused(&imported.refused);
     Ok(report)
 }
 

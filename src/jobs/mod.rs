@@ -223,7 +223,7 @@ impl Worker {
             job.state = JobState::Running;
             job.started_at = Some(started_at);
         });
-        let outcome = self.outcome(task, report).await?;
+        let outcome = self.outcome(task, report).await;
         let finished_at = now();
         store.finish_job(&id, outcome.clone(), finished_at).await?;
         report.job.send_modify(|job| {
@@ -243,7 +243,7 @@ impl Worker {
     }
 
     /// The result of a task, or why it failed; writes its progress to the store now and then.
-    async fn outcome(&self, task: Task, report: &Report) -> Result<Result<Value, String>> {
+    async fn outcome(&self, task: Task, report: &Report) -> Result<Value, String> {
         let id = report.id();
         let running = task.run(self.book.clone(), self.rejects_dir.clone(), report.clone());
         // On a task of its own, so that a panic ends the job and not the worker.
@@ -252,23 +252,26 @@ impl Worker {
         let outcome = loop {
             tokio::select! {
                 outcome = &mut running => break outcome,
-                _ = persist.tick() => self.persist(report).await?,
+                _ = persist.tick() => self.persist(report).await,
             }
         };
-        self.persist(report).await?;
-        Ok(match outcome {
+        self.persist(report).await;
+        match outcome {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(error)) => Err(explain(&id, &error)),
             Err(panic) => Err(explain(&id, &Error::Internal(panic.into()))),
-        })
+        }
     }
 
-    /// Writes progress to the store, if there is any since the last time.
-    async fn persist(&self, report: &Report) -> Result<()> {
-        let progress = lock(&report.progress).take();
-        match progress {
-            Some(progress) => self.book.store().advance_job(&report.id(), progress).await,
-            None => Ok(()),
+    /// Writes progress to the store, if there is any since the last time. Where that fails the work
+    /// goes on: to leave it alone would let the next job run beside it.
+    async fn persist(&self, report: &Report) {
+        let Some(progress) = lock(&report.progress).take() else {
+            return;
+        };
+        let id = report.id();
+        if let Err(error) = self.book.store().advance_job(&id, progress).await {
+            tracing::warn!(job = id, "cannot keep the progress of a job: {error:#}");
         }
     }
 }

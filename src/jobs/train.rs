@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anyhow::Context;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -11,14 +12,11 @@ use crate::domain::Deal;
 use crate::error::Result;
 use crate::ingest::Mapping;
 use crate::progress::{OnProgress, Progress};
-use crate::store::{JobState, Which};
+use crate::store::Which;
 use crate::training::{self, TrainOptions};
 
 /// Deals that are read from the store at once.
 const PAGE_DEALS: u32 = 1000;
-
-/// Jobs that are searched for the latest import.
-const JOBS_SEARCHED: u32 = 1000;
 
 /// What to train on. Everything may be left out.
 #[derive(Debug, Clone, Default, Deserialize, utoipa::ToSchema)]
@@ -120,10 +118,7 @@ async fn closed_deals(
 /// The mapping of the latest import that had one. Attributes are stored as they came; what means
 /// "missing" among them, say, is known to the mapping alone.
 async fn latest_mapping(book: &Book) -> Result<Option<Mapping>> {
-    let jobs = book.store().jobs(JOBS_SEARCHED).await?;
-    let mapping = jobs
-        .into_iter()
-        .filter(|job| job.kind == "import" && job.state == JobState::Done)
-        .find_map(|job| serde_json::from_value(job.result?.get("mapping")?.clone()).ok());
-    Ok(mapping)
+    let mapping = book.store().latest_import_mapping().await?;
+    let mapping = mapping.map(serde_json::from_value).transpose();
+    Ok(mapping.context("the mapping of the latest import cannot be read")?)
 }

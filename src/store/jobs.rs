@@ -120,6 +120,19 @@ impl Store {
         rows.iter().map(job).collect()
     }
 
+    /// How the latest import understood columns; `None` if none had any.
+    pub(crate) async fn latest_import_mapping(&self) -> Result<Option<Value>> {
+        let mapping: Option<String> = sqlx::query_scalar(
+            "SELECT json_extract(result, '$.mapping') FROM jobs
+             WHERE kind = 'import' AND state = 'done' AND json_type(result, '$.mapping') = 'object'
+             ORDER BY seq DESC LIMIT 1",
+        )
+        .fetch_optional(&self.readers)
+        .await?;
+        let mapping = mapping.as_deref().map(serde_json::from_str).transpose();
+        Ok(mapping.context("the result of a job is not JSON")?)
+    }
+
     /// Fails what an earlier process left queued or running; returns how many. For the start.
     pub async fn fail_interrupted_jobs(&self, at: Timestamp) -> Result<u64> {
         let failed = sqlx::query(
