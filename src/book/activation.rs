@@ -74,6 +74,8 @@ impl Book {
         let inner = inner.clone();
         finish(async move {
             let swapped = inner.swap(&mut next, draft).await;
+            // In this order: whoever builds next opens the journal anew.
+            drop(next);
             drop(building);
             swapped
         })
@@ -194,7 +196,8 @@ impl Inner {
         let (scorer, exchange, at) = (next.scorer.clone(), self.exchange.clone(), next.at);
         let score = move || {
             let open = deals.iter().filter(|stored| stored.deal.is_open());
-            open.map(|stored| standing(&stored.deal, &scorer, &exchange, at))
+            // What was written since the beginning is part of what is known.
+            open.map(|s| standing(&s.deal, &scorer, &exchange, at.max(s.updated_at)))
                 .collect()
         };
         Ok(tokio::task::spawn_blocking(score)

@@ -220,8 +220,10 @@ impl Book {
                 return Ok(Some(score));
             }
         }
-        // No write may come between reading and caching, or the cache would keep what was before.
+        // No write and no swap may come between reading and caching, or the cache would keep what was
+        // before.
         let _lock = self.inner.deals.lock([id]).await;
+        let _gate = self.inner.gate.read().await;
         let score = self.deal(id).await?.score;
         if let Some(score) = &score {
             self.inner.accelerator.cache_score(score.clone()).await;

@@ -217,12 +217,12 @@ impl Inner {
         let external_ids: Vec<&str> = wishes.iter().flat_map(Wish::external_ids).collect();
         let before = self.store.before(generation, &ids, &external_ids).await?;
         let plans = self.plan(wishes, before, active, at).await?;
-        let revisions = self.commit(&plans, generation, cause, at).await?;
+        let revisions = self.commit(&plans, generation, cause).await?;
         Ok(plans
             .into_iter()
             .map(|(id, plan)| {
                 let revision = revisions.get(&id).copied();
-                (id, plan.map(|plan| plan.fulfilled(revision, at)))
+                (id, plan.map(|plan| plan.fulfilled(revision)))
             })
             .collect())
     }
@@ -262,7 +262,6 @@ impl Inner {
         plans: &[(DealId, Result<Plan>)],
         generation: Option<i64>,
         cause: &str,
-        at: Timestamp,
     ) -> Result<HashMap<DealId, i64>> {
         let plans: Vec<&Plan> = plans
             .iter()
@@ -274,7 +273,7 @@ impl Inner {
         }
         let writes: Vec<&DealWrite> = plans.iter().map(|plan| &plan.write).collect();
         let _order = self.order.lock().await;
-        let (revisions, seq) = self.store.commit(&writes, generation, cause, at).await?;
+        let (revisions, seq) = self.store.commit(&writes, generation, cause).await?;
         self.journal.note(writes.iter().map(|write| &write.deal.id));
         let changes: Vec<Change> = plans.iter().filter_map(|plan| plan.change()).collect();
         if !changes.is_empty() {
@@ -341,6 +340,8 @@ impl Plan {
             Some(before) => (Some(before.stored), before.standing, before.known_events),
             None => (None, None, HashSet::new()),
         };
+        // Long work asks as of its start: a deal that was written since is not taken back in time.
+        let at = stored.as_ref().map_or(at, |s| at.max(s.updated_at));
         let mut revision = Revision {
             deal: stored.as_ref().map(|stored| stored.deal.clone()),
             known_events,
@@ -377,6 +378,7 @@ impl Plan {
                 document,
                 log: revision.log,
                 score,
+                at,
             },
             before: stored.map(|stored| (stored.revision, stored.updated_at)),
             standing_before,
@@ -398,7 +400,8 @@ impl Plan {
         })
     }
 
-    fn fulfilled(self, revision: Option<i64>, at: Timestamp) -> Fulfilled {
+    fn fulfilled(self, revision: Option<i64>) -> Fulfilled {
+        let at = self.write.at;
         let new = revision.map(|revision| (revision, at));
         let (revision, updated_at) = if self.write.document.is_some() {
             new.or(self.before)

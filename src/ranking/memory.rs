@@ -50,6 +50,8 @@ impl MemoryRanking {
             &mut *self.live.write().unwrap_or_else(PoisonError::into_inner),
             &mut next,
         );
+        // The same model may have scored again, on another day.
+        self.scores.invalidate_all();
     }
 
     pub(super) fn page(&self, view: View<'_>, after: Option<&Position>, limit: usize) -> Keys {

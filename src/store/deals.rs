@@ -60,6 +60,8 @@ pub(crate) struct DealWrite {
     pub document: Option<String>,
     pub log: Vec<LoggedEvent>,
     pub score: ScoreWrite,
+    /// The moment of the write.
+    pub at: Timestamp,
 }
 
 /// What is appended to the log.
@@ -212,7 +214,6 @@ impl Store {
         writes: &[&DealWrite],
         generation: Option<i64>,
         cause: &str,
-        at: Timestamp,
     ) -> Result<(Vec<i64>, i64)> {
         let mut tx = self.write().await?;
         let count = writes.iter().map(|write| write.log.len().max(1)).sum();
@@ -225,10 +226,10 @@ impl Store {
             seq += write.log.len().max(1) as i64;
             revisions.push(seq);
             if let Some(document) = &write.document {
-                upsert_deal(&mut tx, &write.deal, document, seq, at).await?;
+                upsert_deal(&mut tx, &write.deal, document, seq, write.at).await?;
             }
             for (event_seq, event) in (first_seq..).zip(&write.log) {
-                insert_event(&mut tx, event_seq, &write.deal.id, event, cause, at).await?;
+                insert_event(&mut tx, event_seq, &write.deal.id, event, cause, write.at).await?;
             }
             let Some(generation) = generation else {
                 continue;

@@ -8,6 +8,7 @@ use dealrank::book::ReceivedEvent;
 use dealrank::domain::deal::Event;
 use dealrank::domain::{Activity, AttributeValue, Deal, FieldChange, Outcome};
 use dealrank::error::Error;
+use dealrank::jobs::{ImportTask, TrainRequest};
 use dealrank::progress::{Progress, silent};
 use dealrank::ranking::{Accelerator, RankingQuery, RankingRow, Sort};
 use dealrank::scoring::Grade;
@@ -17,7 +18,8 @@ use serde_json::json;
 use sqlx::Connection;
 
 use crate::world::{
-    MODELS, OWNERS, World, all_pages, all_rows, days, id, ids, now, open_deal, open_deals, rng,
+    MODELS, OWNERS, World, all_pages, all_rows, closed_deals, days, id, ids, now, open_deal,
+    open_deals, rng,
 };
 
 fn stage(at: Timestamp, stage: &str) -> Event {
@@ -782,4 +784,111 @@ async fn count(world: &World, query: &'static str) -> i64 {
         .fetch_one(&mut connection)
         .await
         .unwrap()
+}
+
+/// An activation, a refresh and an import go by the moment at which they began; meanwhile others
+/// write.
+#[tokio::test]
+async fn long_work_does_not_take_a_deal_back_in_time() {
+    let world = World::with(Vec::new()).await;
+    let began_at = now();
+    let mut deal = open_deal(&mut rng(30), "d");
+    deal.amount = Some(1000.into());
+    deal.currency = None;
+    world.book.put(deal, now() - days(1)).await.unwrap();
+    let patch = json!({ "amount": "2000" });
+    let patched_at = began_at + days(1);
+    world.book.patch(&id("d"), patch, patched_at).await.unwrap();
+    let amount = async || {
+        let rows = all_rows(&world.book, &RankingQuery::default()).await;
+        (rows[0].deal.amount, rows[0].score.amount)
+    };
+    let patched = (Some(2000.into()), Some(2000.0));
+
+    let version = &MODELS[1].version;
+    world
+        .book
+        .activate(version, began_at, &silent)
+        .await
+        .unwrap();
+    assert_eq!(amount().await, patched);
+    world.book.refresh(began_at, &silent).await.unwrap();
+    assert_eq!(amount().await, patched);
+    let mut imported = world.book.deal(&id("d")).await.unwrap().deal;
+    imported.amount = Some(3000.into());
+    world.book.import(vec![imported], began_at).await.unwrap();
+    assert_eq!(amount().await, (Some(3000.into()), Some(3000.0)));
+}
+
+#[tokio::test]
+async fn the_same_model_on_another_day_leaves_no_old_score_in_the_cache() {
+    let world = World::with(open_deals(31, 20)).await;
+    for number in 0..20 {
+        let id = id(&format!("d{number:05}"));
+        world.book.score(&id).await.unwrap();
+    }
+    let version = &MODELS[0].version;
+    let later = now() + days(60);
+    world.book.activate(version, later, &silent).await.unwrap();
+    for number in 0..20 {
+        let id = id(&format!("d{number:05}"));
+        let stored = world.book.deal(&id).await.unwrap().score;
+        assert_eq!(world.book.score(&id).await.unwrap(), stored);
+    }
+}
+
+#[tokio::test]
+async fn an_import_tells_of_deals_that_cannot_be_stored() {
+    let world = World::with(Vec::new()).await;
+    let import = async |kind: &str| {
+        let activities: Vec<_> = (0..6000)
+            .map(|i| json!({ "at": "2026-01-01T00:00:00Z", "kind": format!("{kind} {i}") }))
+            .collect();
+        let deal =
+            json!({ "id": "d", "stage": null, "created_at": null, "activities": activities });
+        let path = world.folder.path().join(format!("{kind}.ndjson"));
+        std::fs::write(&path, deal.to_string()).unwrap();
+        let task = ImportTask::new(path, "deals.ndjson");
+        let rejects = world.folder.path().join("rejects.csv");
+        dealrank::jobs::import(&world.book, task, rejects, |_| {})
+            .await
+            .unwrap()
+    };
+    assert_eq!(import("call").await.stored, 1);
+    let report = import("mail").await;
+    assert_eq!((report.stored, report.rejected), (0, 1));
+    assert!(
+        report
+            .notices
+            .iter()
+            .any(|n| n.contains("deal d was not stored")),
+        "{report:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_training_finds_the_mapping_of_the_latest_import_however_long_ago() {
+    let world = World::with(Vec::new()).await;
+    let path = world.folder.path().join("dealrank.db");
+    let url = format!("sqlite://{}", path.display());
+    let mut db = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    for insert in [
+        r#"INSERT INTO jobs (id, kind, state, created_at, result)
+           VALUES ('import', 'import', 'done', 0, '{"mapping": {"columns": {"protected": ["source"]}}}')"#,
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1500)
+         INSERT INTO jobs (id, kind, state, created_at) SELECT 'r' || i, 'refresh', 'done', 0 FROM n",
+    ] {
+        sqlx::query(insert).execute(&mut db).await.unwrap();
+    }
+    world
+        .book
+        .import(closed_deals(32, 200), now())
+        .await
+        .unwrap();
+    let trained = dealrank::jobs::train(&world.book, TrainRequest::default(), |_| {})
+        .await
+        .unwrap();
+    let model = world.book.scorer_of(&trained.model_version).await.unwrap();
+    let protected = model.model().dropped.iter().find(|d| d.column == "source");
+    assert!(protected.unwrap().reason.contains("protected"));
 }

@@ -108,11 +108,15 @@ fn closed_deal(rng: &mut impl Rng, name: &str) -> Deal {
     deal
 }
 
-fn model(seed: u64) -> Model {
+pub fn closed_deals(seed: u64, count: usize) -> Vec<Deal> {
     let mut rng = rng(seed);
-    let deals: Vec<Deal> = (0..400)
+    (0..count)
         .map(|i| closed_deal(&mut rng, &format!("closed{i}")))
-        .collect();
+        .collect()
+}
+
+fn model(seed: u64) -> Model {
+    let deals = closed_deals(seed, 400);
     let options = TrainOptions {
         as_of: now(),
         trained_at: now() + SignedDuration::from_secs(seed as i64),
