@@ -86,7 +86,7 @@ pub enum Transform {
 /// One weight a level.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CategoryTreatment {
-    /// By falling count.
+    /// By falling count of deals.
     pub levels: Vec<Level>,
     /// The rare levels together; the place of a level never seen.
     pub other: Option<Level>,
@@ -144,7 +144,8 @@ pub enum Oddity {
 }
 
 impl Column {
-    /// Fits the treatment of a column to its training values.
+    /// Fits the treatment of a column to its training values. `deals` tells which rows are of the same
+    /// deal, which stand together: a value is as common as the deals that have it.
     ///
     /// # Errors
     /// The reason why the column is of no use: constant, unique texts, nothing there.
@@ -153,11 +154,15 @@ impl Column {
         source: Source,
         holds: ColumnType,
         readings: &[Reading],
+        deals: &[usize],
     ) -> Result<Self, String> {
+        debug_assert_eq!(readings.len(), deals.len());
         let treatment = match holds {
-            ColumnType::Number | ColumnType::Date => Treatment::Number(fit_number(readings)?),
+            ColumnType::Number | ColumnType::Date => {
+                Treatment::Number(fit_number(readings, deals)?)
+            }
             ColumnType::Category | ColumnType::Boolean => {
-                Treatment::Category(fit_category(readings)?)
+                Treatment::Category(fit_category(readings, deals)?)
             }
         };
         Ok(Self {
@@ -240,6 +245,21 @@ impl Column {
                 .all()
                 .nth(value.code as usize)
                 .map_or(self.center, |level| level.coefficient),
+        }
+    }
+
+    /// Whether every value in the column's range has a finite weight.
+    pub fn is_sound(&self) -> bool {
+        match &self.treatment {
+            Treatment::Number(t) => {
+                let weight = |x: f64| t.coefficient * (t.transform.apply(x) - t.mean) / t.deviation;
+                let is_finite = |x: f64| {
+                    ((t.transform.apply(x) - t.mean) / t.deviation).is_finite()
+                        && weight(x).is_finite()
+                };
+                t.low <= t.high && is_finite(t.low) && is_finite(t.high)
+            }
+            Treatment::Category(_) => true,
         }
     }
 
@@ -440,7 +460,7 @@ fn has_thousands_commas(text: &str) -> bool {
         && groups.all(|g| g.len() == 3 && g.bytes().all(|b| b.is_ascii_digit()))
 }
 
-fn fit_number(readings: &[Reading]) -> Result<NumberTreatment, String> {
+fn fit_number(readings: &[Reading], deals: &[usize]) -> Result<NumberTreatment, String> {
     let values: Vec<f64> = readings
         .iter()
         .filter_map(|reading| match reading {
@@ -464,8 +484,8 @@ fn fit_number(readings: &[Reading]) -> Result<NumberTreatment, String> {
             "the same number wherever it is not missing ({differing} rows differ)"
         ));
     }
-    if is_id(&values) {
-        return Err("every row has a whole number of its own: an id".into());
+    if is_id(readings, deals) {
+        return Err("every deal has a whole number of its own: an id".into());
     }
     let transform = choose_transform(&values, low);
     let transformed: Vec<f64> = values.iter().map(|v| transform.apply(*v)).collect();
@@ -500,13 +520,21 @@ fn commonest_count<T: std::hash::Hash + Eq>(values: impl Iterator<Item = T>) -> 
     counts.into_values().max().unwrap_or(0)
 }
 
-/// Whole numbers, none of them twice: a counter, not a measure. Few rows prove nothing.
-fn is_id(values: &[f64]) -> bool {
-    let mut seen = HashSet::new();
-    values.len() >= 100
-        && values
-            .iter()
-            .all(|v| v.fract() == 0.0 && seen.insert(v.to_bits()))
+/// Whole numbers, none of them in two deals: a counter, not a measure. Few deals prove nothing.
+fn is_id(readings: &[Reading], deals: &[usize]) -> bool {
+    let mut owners = HashMap::new();
+    let is_own = readings
+        .iter()
+        .zip(deals)
+        .all(|(reading, deal)| match reading {
+            Reading::Number(v) => {
+                v.fract() == 0.0 && owners.entry(v.to_bits()).or_insert(*deal) == deal
+            }
+            _ => true,
+        });
+    // Of a number that moves while the deal is open, a deal has several.
+    let owning: HashSet<usize> = owners.values().copied().collect();
+    is_own && owners.len() >= 100 && owners.len() == owning.len()
 }
 
 /// The logarithm where it makes a lopsided column of positive numbers more even.
@@ -541,48 +569,70 @@ fn skewness(values: &[f64]) -> f64 {
     cubes / values.len() as f64
 }
 
-fn fit_category(readings: &[Reading]) -> Result<CategoryTreatment, String> {
-    let mut counts: HashMap<&str, usize> = HashMap::new();
-    for reading in readings {
+fn fit_category(readings: &[Reading], deals: &[usize]) -> Result<CategoryTreatment, String> {
+    let mut counts: HashMap<&str, LevelCount> = HashMap::new();
+    let mut deals_present = HashSet::new();
+    for (reading, &deal) in readings.iter().zip(deals) {
         if let Reading::Text(text) = reading {
-            *counts.entry(text.as_ref()).or_default() += 1;
+            counts.entry(text.as_ref()).or_default().add(deal);
+            deals_present.insert(deal);
         }
     }
-    let present: usize = counts.values().sum();
+    let present: usize = counts.values().map(|count| count.rows).sum();
     let missing_count = readings.len() - present;
     if present == 0 {
         return Err("no value in any row".into());
     }
-    if counts.len() > UNIQUE_TEXTS_MIN && counts.len() * 2 > present {
+    if counts.len() > UNIQUE_TEXTS_MIN && counts.len() * 2 > deals_present.len() {
         return Err(format!(
-            "{} different texts in {present} rows: a name or an id, not a category",
-            counts.len()
+            "{} different texts in {} deals: a name or an id, not a category",
+            counts.len(),
+            deals_present.len()
         ));
     }
-    let mut levels: Vec<(&str, usize)> = counts.into_iter().collect();
-    levels.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
-    let commonest = levels[0].1.max(missing_count);
+    let mut levels: Vec<(&str, LevelCount)> = counts.into_iter().collect();
+    levels.sort_by(|a, b| {
+        let by_count = (b.1.deals, b.1.rows).cmp(&(a.1.deals, a.1.rows));
+        by_count.then(a.0.cmp(b.0))
+    });
+    let most_rows = levels.iter().map(|(_, count)| count.rows).max();
+    let commonest = most_rows.unwrap_or(0).max(missing_count);
     if readings.len() - commonest < DIFFERING_ROWS_MIN {
         return Err(constant_reason(readings.len() - commonest, readings.len()));
     }
-    let rows_min = level_rows_min(readings.len());
+    let deals_min = level_deals_min(deals.iter().collect::<HashSet<_>>().len());
     let kept = levels
         .iter()
         .take(LEVELS_MAX)
-        .take_while(|(_, count)| *count >= rows_min)
+        .take_while(|(_, count)| count.deals >= deals_min)
         .count();
-    let rare_count: usize = levels[kept..].iter().map(|(_, count)| count).sum();
-    let kept_levels = &levels[..kept];
+    let rare_count: usize = levels[kept..].iter().map(|(_, count)| count.rows).sum();
+    let kept_levels = levels[..kept].iter();
     Ok(CategoryTreatment {
-        levels: kept_levels.iter().map(|(v, n)| Level::new(v, *n)).collect(),
+        levels: kept_levels.map(|(v, n)| Level::new(v, n.rows)).collect(),
         other: (rare_count > 0).then(|| Level::new("other", rare_count)),
         missing: (missing_count >= MISSING_ROWS_MIN).then(|| Level::new("missing", missing_count)),
     })
 }
 
-/// Rows that a level needs for a coefficient of its own: 3 in small data, 10 from 2,000 rows on.
-fn level_rows_min(rows: usize) -> usize {
-    (rows / 200).clamp(3, 10)
+/// Deals that a level needs for a coefficient of its own: 3 in small data, 10 from 2,000 deals on.
+fn level_deals_min(deals: usize) -> usize {
+    (deals / 200).clamp(3, 10)
+}
+
+/// How common a level is. The rows of a deal stand together.
+#[derive(Clone, Copy, Default)]
+struct LevelCount {
+    rows: usize,
+    deals: usize,
+    last_deal: Option<usize>,
+}
+
+impl LevelCount {
+    fn add(&mut self, deal: usize) {
+        self.rows += 1;
+        self.deals += usize::from(self.last_deal.replace(deal) != Some(deal));
+    }
 }
 
 /// A column's treatment made ready for reading many values.
@@ -702,7 +752,18 @@ mod tests {
     }
 
     fn fit(holds: ColumnType, readings: &[Reading]) -> Result<Column, String> {
-        Column::fit("c".into(), Source::Attribute("c".into()), holds, readings)
+        fit_deals(holds, readings, 1)
+    }
+
+    /// As many rows to a deal.
+    fn fit_deals(
+        holds: ColumnType,
+        readings: &[Reading],
+        rows_each: usize,
+    ) -> Result<Column, String> {
+        let deals: Vec<usize> = (0..readings.len()).map(|row| row / rows_each).collect();
+        let source = Source::Attribute("c".into());
+        Column::fit("c".into(), source, holds, readings, &deals)
     }
 
     fn numbers(values: &[f64]) -> Vec<Reading<'static>> {
@@ -792,6 +853,25 @@ mod tests {
         );
         let none = fit(ColumnType::Number, &[Reading::Missing, Reading::Missing]);
         assert_eq!(none.unwrap_err(), "no value in any row");
+    }
+
+    #[test]
+    fn a_deal_with_many_rows_does_not_make_its_own_texts_common() {
+        let names: Vec<String> = (0..100).map(|i| format!("deal {i}")).collect();
+        let repeated = names.iter().flat_map(|name| std::iter::repeat_n(name, 12));
+        let names: Vec<Reading> = repeated.map(|name| Reading::Text(name.into())).collect();
+        let reason = fit_deals(ColumnType::Category, &names, 12).unwrap_err();
+        assert!(
+            reason.contains("100 different texts in 100 deals"),
+            "{reason}"
+        );
+        let ids = (0..200).flat_map(|i| std::iter::repeat_n(f64::from(i * 7), 12));
+        let ids: Vec<Reading> = ids.map(Reading::Number).collect();
+        let reason = fit_deals(ColumnType::Number, &ids, 12).unwrap_err();
+        assert!(reason.contains("an id"), "{reason}");
+        let levels = texts(&[("web", 600), ("event", 600), ("fax", 24)]);
+        let column = fit_deals(ColumnType::Category, &levels, 12).unwrap();
+        assert_eq!(column.width(), 3, "two deals are few: web, event, other");
     }
 
     #[test]

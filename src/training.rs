@@ -167,12 +167,12 @@ fn fit(
     let rows: Vec<&Row> = picked.iter().map(|&index| &history.rows[index]).collect();
     let snapshots: Vec<Snapshot> = rows.iter().map(|row| history.snapshot(row)).collect();
     let won: Vec<bool> = rows.iter().map(|row| row.won).collect();
+    let deals: Vec<usize> = rows.iter().map(|row| row.deal).collect();
     let Columns {
         mut columns,
         dropped,
         design,
-    } = build_columns(history, &snapshots, options, on_progress)?;
-    let deals: Vec<usize> = rows.iter().map(|row| row.deal).collect();
+    } = build_columns(history, &snapshots, &deals, options, on_progress)?;
     let alpha = match alpha {
         Some(alpha) => alpha,
         None => choose_alpha(&design, &won, &deals, on_progress)?,
@@ -214,6 +214,7 @@ struct Columns {
 fn build_columns(
     history: &History,
     snapshots: &[Snapshot],
+    deals: &[usize],
     options: &TrainOptions,
     on_progress: OnProgress,
 ) -> Result<Columns> {
@@ -245,7 +246,7 @@ fn build_columns(
             .iter()
             .map(|snapshot| reader.read(snapshot, &options.exchange))
             .collect();
-        match Column::fit(name.clone(), source.clone(), holds, &readings) {
+        match Column::fit(name.clone(), source.clone(), holds, &readings, deals) {
             Ok(column) => {
                 let encoder = Encoder::new(&column);
                 let encoded: Vec<_> = readings.iter().map(|r| encoder.encode(r)).collect();
@@ -475,6 +476,7 @@ fn grades(design: &Design, fitted: &Fitted) -> Result<[Probability; 3]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::columns::{NumberTreatment, Treatment};
     use crate::domain::{AttributeValue, DealId, Outcome};
     use crate::progress::silent;
     use crate::simulate::{self, Settings};
@@ -580,6 +582,40 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(cut.contains("not a dealrank model"), "{cut}");
+    }
+
+    #[test]
+    fn a_model_that_scoring_could_fail_on_is_refused() {
+        let (deals, _) = simulated(400);
+        let model = train(&deals, &options(), &silent).unwrap();
+        let with = |intercept: f64, columns: Vec<Column>| {
+            let model = model.clone();
+            Model::new(ModelParts {
+                trained_at: model.trained_at,
+                training: model.training,
+                report: model.report,
+                grades: model.grades,
+                intercept,
+                columns,
+                dropped: model.dropped,
+                mapping: model.mapping,
+                exchange: model.exchange,
+                covariance: model.covariance,
+            })
+        };
+        let reason = |model: Model| Model::from_json(&model.to_json()).unwrap_err().to_string();
+        assert!(reason(with(1e300, model.columns.clone())).contains("beyond"));
+        let spoil = |spoil: &dyn Fn(&mut NumberTreatment)| {
+            let mut columns = model.columns.clone();
+            let number = columns.iter_mut().find_map(|c| match &mut c.treatment {
+                Treatment::Number(number) => Some(number),
+                Treatment::Category(_) => None,
+            });
+            spoil(number.unwrap());
+            reason(with(model.intercept, columns))
+        };
+        assert!(spoil(&|number| number.deviation = 0.0).contains("beyond"));
+        assert!(spoil(&|number| number.low = number.high + 1.0).contains("beyond"));
     }
 
     #[test]
