@@ -39,7 +39,7 @@ pub struct Evaluation {
     pub log_loss_of_base_rate: f64,
     pub brier: f64,
     pub brier_of_base_rate: f64,
-    /// Expected calibration error over ten bins of equal count.
+    /// Expected calibration error over ten bins of equal count; see [`Bin`].
     pub ece: f64,
     /// Won share of the best tenth over the won share of all; likewise of the best fifth.
     pub lift_10: f64,
@@ -61,7 +61,7 @@ pub struct Gain {
     pub high: f64,
 }
 
-/// A tenth of the rows, by rising probability.
+/// A tenth of the rows, by rising probability; more where many rows have the same one.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bin {
@@ -159,35 +159,47 @@ pub fn auc(rows: &[Judged]) -> Option<f64> {
     Some((rank_sum - won * (won + 1.0) / 2.0) / (won * lost))
 }
 
-/// Won share of the best `share` of rows over that of all; ties keep the order of the rows.
+/// Won share of the best `share` of rows over that of all; of ties that do not all fit in, each counts
+/// in part, so that the order of the rows says nothing.
 fn lift(rows: &[Judged], share: f64) -> f64 {
     let mut sorted: Vec<&Judged> = rows.iter().collect();
     sorted.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+    let won = |rows: &[&Judged]| rows.iter().filter(|r| r.won).count() as f64;
     let top = ((rows.len() as f64 * share).round() as usize).max(1);
-    let won = |rows: &mut dyn Iterator<Item = &&Judged>| rows.filter(|r| r.won).count() as f64;
-    let top_rate = won(&mut sorted[..top].iter()) / top as f64;
-    let rate = won(&mut sorted.iter()) / rows.len() as f64;
+    let (mut top_won, mut before) = (0.0, 0);
+    for ties in sorted.chunk_by(|a, b| a.probability == b.probability) {
+        let taken = ties.len().min(top - before);
+        top_won += won(ties) * taken as f64 / ties.len() as f64;
+        before += taken;
+    }
+    let (top_rate, rate) = (top_won / top as f64, won(&sorted) / rows.len() as f64);
     if rate > 0.0 { top_rate / rate } else { 0.0 }
 }
 
-/// Ten bins of equal count by rising probability; the first ones are larger by one row if need be.
+/// At most ten bins by rising probability, of equal count as far as rows of one probability stay in
+/// one bin; the first ones are larger by one row if need be.
 fn reliability(rows: &[Judged]) -> Vec<Bin> {
     let mut sorted: Vec<&Judged> = rows.iter().collect();
     sorted.sort_by(|a, b| a.probability.total_cmp(&b.probability));
     let bins = RELIABILITY_BINS.min(rows.len());
     let (small, larger) = (rows.len() / bins, rows.len() % bins);
     let mut rest = sorted.as_slice();
+    let mut planned_end = 0;
     (0..bins)
-        .map(|index| {
-            let (bin, tail) = rest.split_at(small + usize::from(index < larger));
+        .filter_map(|index| {
+            planned_end += small + usize::from(index < larger);
+            let taken = rows.len() - rest.len();
+            let last = sorted[planned_end - 1].probability;
+            let end = sorted.partition_point(|r| r.probability <= last);
+            let (bin, tail) = rest.split_at(end.saturating_sub(taken));
             rest = tail;
-            Bin {
+            (!bin.is_empty()).then(|| Bin {
                 rows: bin.len(),
                 probability_low: bin[0].probability,
                 probability_high: bin[bin.len() - 1].probability,
                 predicted_wins: bin.iter().map(|r| r.probability).sum(),
                 actual_wins: bin.iter().filter(|r| r.won).count(),
-            }
+            })
         })
         .collect()
 }
@@ -282,6 +294,20 @@ mod tests {
         let flat = evaluate(&rows(&flat), 0.25, 7).unwrap();
         assert!(!flat.has_skill && flat.verdict.contains("no skill"));
         assert_eq!(flat.auc, Some(0.5));
+    }
+
+    #[test]
+    fn the_order_of_rows_with_one_probability_says_nothing() {
+        let constant: Vec<_> = (0..100).map(|i| (0.25, i < 25)).collect();
+        let e = evaluate(&rows(&constant), 0.25, 1).unwrap();
+        assert_eq!((e.lift_10, e.lift_20), (1.0, 1.0));
+        assert_eq!((e.reliability.len(), e.ece), (1, 0.0));
+        let halves: Vec<_> = (0..100)
+            .map(|i| (if i < 55 { 0.2 } else { 0.8 }, i % 5 == 0))
+            .collect();
+        let e = evaluate(&rows(&halves), 0.2, 1).unwrap();
+        let counts: Vec<usize> = e.reliability.iter().map(|bin| bin.rows).collect();
+        assert_eq!(counts, [55, 45]);
     }
 
     #[test]
