@@ -16,6 +16,8 @@ use crate::ingest::Mapping;
 /// What every model file says first.
 const FORMAT: &str = "dealrank-model";
 const FORMAT_VERSION: u32 = 1;
+/// No history gives odds of e^50; contributions have the same limit.
+const INTERCEPT_MAX: f64 = 50.0;
 
 /// A model: what it reads, what each value weighs, what it was learned from, how good it was on
 /// deals it had not seen. See `training` for how one is made and `scoring` for its use.
@@ -248,6 +250,10 @@ impl Model {
         let finite = |numbers: &[f64]| numbers.iter().all(|n| n.is_finite());
         if !finite(&[self.intercept]) || !self.columns.iter().all(|c| finite(&c.numbers())) {
             return damaged("a coefficient is not a finite number");
+        }
+        // Scoring counts on both: nothing it is given may make it fail.
+        if self.intercept.abs() > INTERCEPT_MAX || !self.columns.iter().all(Column::is_sound) {
+            return damaged("a number is beyond what training can give");
         }
         if !self.covariance.holds(self.width() + 1) {
             return damaged("its covariance does not fit its columns");

@@ -63,13 +63,7 @@ pub fn fit(design: &Design, won: &[bool], alpha: f64, start: Option<Vec<f64>>) -
         return Ok(split(optimum, false));
     }
     match confirm(design, won, alpha, &optimum.params) {
-        Some(params) => Ok(split(
-            newton::Optimum {
-                params,
-                gradient_max: optimum.gradient_max,
-            },
-            true,
-        )),
+        Some(confirmed) => Ok(split(confirmed, true)),
         None => Ok(split(optimum, false)),
     }
 }
@@ -173,8 +167,9 @@ fn base_rate_params(width: usize, won_count: usize, count: usize) -> Vec<f64> {
     params
 }
 
-/// Starts linfa at `params`. `None` when its line search fails or it wanders off.
-fn confirm(design: &Design, won: &[bool], alpha: f64, params: &[f64]) -> Option<Vec<f64>> {
+/// Starts linfa at `params`. `None` when its line search fails, it wanders off, or it ends where the
+/// gradient is not small.
+fn confirm(design: &Design, won: &[bool], alpha: f64, params: &[f64]) -> Option<newton::Optimum> {
     let won_count = won.iter().filter(|w| **w).count();
     // linfa's positive class: the more frequent one, on a tie the one seen first.
     let win_is_positive = match (2 * won_count).cmp(&won.len()) {
@@ -196,7 +191,12 @@ fn confirm(design: &Design, won: &[bool], alpha: f64, params: &[f64]) -> Option<
     let confirmed_eta = design.linear_predictor(&fitted);
     let before = newton::objective(&eta, won, alpha, params);
     let after = newton::objective(&confirmed_eta, won, alpha, &fitted);
-    (after <= before + 1e-9 * before.abs()).then_some(fitted)
+    let gradient_max = newton::gradient_max(design, won, alpha, &fitted);
+    let is_optimal = after <= before + 1e-9 * before.abs() && gradient_max <= GRADIENT_TOLERANCE;
+    is_optimal.then_some(newton::Optimum {
+        params: fitted,
+        gradient_max,
+    })
 }
 
 /// linfa's fit as parameters of **winning**: coefficients followed by the intercept.

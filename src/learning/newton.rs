@@ -37,10 +37,7 @@ pub fn minimise(
     tolerance: f64,
 ) -> Optimum {
     let scales = column_scales(design);
-    let gradient_max = |gradient: &[f64]| {
-        let scaled = gradient.iter().zip(&scales).map(|(g, s)| (g / s).abs());
-        scaled.fold(0.0, f64::max) / design.rows() as f64
-    };
+    let gradient_max = |gradient: &[f64]| largest(gradient, &scales, design.rows());
     let mut params = start;
     let mut eta = design.linear_predictor(&params);
     let mut loss = objective(&eta, won, alpha, &params);
@@ -62,6 +59,13 @@ pub fn minimise(
         gradient_max: gradient_max(&gradient),
         params,
     }
+}
+
+/// [`Optimum::gradient_max`] at any parameters.
+pub fn gradient_max(design: &Design, won: &[bool], alpha: f64, params: &[f64]) -> f64 {
+    let eta = design.linear_predictor(params);
+    let gradient = gradient(design, &eta, won, alpha, params);
+    largest(&gradient, &column_scales(design), design.rows())
 }
 
 /// The Hessian at `eta`: `X' diag(p (1 - p)) X + alpha I`, the intercept last and not penalised.
@@ -92,6 +96,11 @@ fn column_scales(design: &Design) -> Vec<f64> {
         }
     }
     scales
+}
+
+fn largest(gradient: &[f64], scales: &[f64], rows: usize) -> f64 {
+    let scaled = gradient.iter().zip(scales).map(|(g, s)| (g / s).abs());
+    scaled.fold(0.0, f64::max) / rows as f64
 }
 
 fn newton_step(design: &Design, eta: &[f64], alpha: f64, gradient: &[f64]) -> Option<Vec<f64>> {
