@@ -21,7 +21,7 @@ pub const INTERVAL_LEVEL: f64 = 0.9;
 /// 95th percentile of the standard normal distribution: both sides of the level.
 const INTERVAL_Z: f64 = 1.644_853_626_951_472_2;
 /// Contributions are multiples of 2^-40 (about 1e-12), so that their sums are exact in f64 and do
-/// not depend on the order, as long as they stay below 2^12.
+/// not depend on the order, as long as they stay below 2^13: real log-odds stay below 2^5.
 const CONTRIBUTION_UNIT: f64 = 1.0 / (1u64 << 40) as f64;
 /// Larger contributions would be nonsense, and would leave the exact range.
 const CONTRIBUTION_MAX: f64 = 50.0;

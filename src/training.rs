@@ -175,7 +175,7 @@ fn fit(
     } = build_columns(history, &snapshots, &deals, options, on_progress)?;
     let alpha = match alpha {
         Some(alpha) => alpha,
-        None => choose_alpha(&design, &won, &deals, on_progress)?,
+        None => choose_alpha(&design, &won, &deals, on_progress),
     };
     on_progress(phase("fitting", 0, 1));
     let fitted = estimator::fit(&design, &won, alpha, None)?;
@@ -319,15 +319,10 @@ fn holds_of_feature(
 }
 
 /// The penalty with the lowest log loss over folds of whole deals.
-fn choose_alpha(
-    design: &Design,
-    won: &[bool],
-    deals: &[usize],
-    on_progress: OnProgress,
-) -> Result<f64> {
+fn choose_alpha(design: &Design, won: &[bool], deals: &[usize], on_progress: OnProgress) -> f64 {
     let mut folds = folds(design, won, deals);
     if folds.is_empty() {
-        return Ok(ALPHA_UNCHOSEN);
+        return ALPHA_UNCHOSEN;
     }
     let mut best = (f64::INFINITY, ALPHA_UNCHOSEN);
     let mut worse = 0;
@@ -335,7 +330,8 @@ fn choose_alpha(
         on_progress(phase("choosing the penalty", done, ALPHAS.len()));
         let mut loss = 0.0;
         for fold in &mut folds {
-            loss += fold.loss(alpha)?;
+            // A penalty too weak for the search to converge is no candidate.
+            loss += fold.loss(alpha).unwrap_or(f64::INFINITY);
         }
         if loss < best.0 {
             best = (loss, alpha);
@@ -347,7 +343,7 @@ fn choose_alpha(
             break;
         }
     }
-    Ok(best.1)
+    best.1
 }
 
 /// One part to fit on and one to judge on, and where the last fit ended.

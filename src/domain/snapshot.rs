@@ -36,19 +36,20 @@ impl<'a> Snapshot<'a> {
         self.at
     }
 
-    /// The last dated value of a field, or its only value if it never changed; `None` when it
+    /// The last dated value of a field, or its only value if it never changed; nothing when it
     /// changed later and what it was before is not known.
     fn value(&self, field: &str) -> Known<'a> {
-        if let Some(change) = self.history.iter().rev().find(|c| c.field == field) {
-            return Known::Dated(&change.value);
-        }
         let changes_later = self.deal.history[self.history.len()..]
             .iter()
             .any(|change| change.field == field);
-        if changes_later {
-            Known::Nothing
-        } else {
-            Known::Undated
+        // The present of an open deal is known, also where its history does not tell of it.
+        if self.deal.is_open() && !changes_later {
+            return Known::Undated;
+        }
+        match self.history.iter().rev().find(|c| c.field == field) {
+            Some(change) => Known::Dated(&change.value),
+            None if changes_later => Known::Nothing,
+            None => Known::Undated,
         }
     }
 
@@ -81,17 +82,23 @@ impl<'a> Snapshot<'a> {
         }
     }
 
-    /// When the present stage was entered; the creation if the deal never left its first one.
+    /// When the present stage was entered; the creation if the deal never left its first one. Unknown
+    /// where the history ends in another stage.
     pub fn stage_entered_at(&self) -> Option<Timestamp> {
         let stage = self.stage()?;
-        let mut entered_at = None;
-        for change in self.history.iter().rev().filter(|c| c.field == "stage") {
-            match &change.value {
-                AttributeValue::Text(value) if value == stage => entered_at = Some(change.at),
-                _ => break,
-            }
+        let mut visit = self
+            .history
+            .iter()
+            .rev()
+            .filter(|c| c.field == "stage")
+            .peekable();
+        if visit.peek().is_none() {
+            return self.deal.created_at;
         }
-        entered_at.or(self.deal.created_at)
+        visit
+            .take_while(|change| matches!(&change.value, AttributeValue::Text(s) if s == stage))
+            .last()
+            .map(|change| change.at)
     }
 
     /// The stages gone through, in order, each once per visit.
@@ -219,6 +226,17 @@ mod tests {
         let before_first_date = Snapshot::at(&deal, at("2026-01-05"));
         assert_eq!(before_first_date.expected_close_at(), None);
         assert_eq!(Snapshot::at(&deal, at("2026-03-01")).close_pushes(), 1);
+    }
+
+    #[test]
+    fn the_present_of_an_open_deal_counts_also_where_its_history_is_silent() {
+        let mut deal = won_deal();
+        deal.outcome = Outcome::Open;
+        deal.stage = Some("proposal".into());
+        let now = Snapshot::at(&deal, at("2026-05-01"));
+        assert_eq!(now.stage(), Some("proposal"));
+        assert_eq!(now.stage_entered_at(), None);
+        assert_eq!(Snapshot::at(&deal, at("2026-02-10")).stage(), Some("demo"));
     }
 
     #[test]

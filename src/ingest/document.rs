@@ -271,6 +271,15 @@ impl Reader {
                 "an open deal has no closing time; is `outcome` missing?",
             );
         }
+        // Files hold such orders, and what is stored is read back; whoever sends one can mend it.
+        if let (Some(_), Some(created), Some(closed)) = (self.now, deal.created_at, deal.closed_at)
+            && closed < created
+        {
+            self.wrong(
+                "closed_at",
+                &format!("{closed} is before `created_at`, {created}"),
+            );
+        }
         self.unknown("", &fields);
         deal.sort();
         Some(deal)
@@ -823,7 +832,15 @@ mod tests {
         );
         let mut backwards = with("outcome", json!("lost"));
         backwards["closed_at"] = json!("2025-01-01T00:00:00Z");
-        assert!(parse(backwards).unwrap().closed_at < parse(document()).unwrap().created_at);
+        assert!(
+            parse(backwards.clone()).is_ok(),
+            "stored deals are read back"
+        );
+        let errors = parse_at(backwards, "2026-06-01T00:00:00Z".parse().unwrap()).unwrap_err();
+        assert!(
+            errors[0].reason.contains("is before `created_at`"),
+            "{errors:?}"
+        );
     }
 
     #[test]
