@@ -100,7 +100,8 @@ pub struct FieldChange {
     pub value: AttributeValue,
 }
 
-/// Fields of a deal whose changes are kept; any other field name in a history is an attribute.
+/// Fields of a deal whose changes are kept; any other field name in a history is an attribute. An
+/// attribute that bears one of these names has no history.
 pub const DEAL_FIELDS: [&str; 7] = [
     "pipeline",
     "stage",
@@ -214,16 +215,14 @@ impl Deal {
     /// the same document twice changes nothing.
     pub fn revise(&mut self, mut next: Deal, received_at: Timestamp) {
         next.created_at = next.created_at.or(self.created_at);
+        let is_new = |name: &&String| !self.attributes.contains_key(*name);
+        let attributes = self.attributes.keys().map(String::as_str);
+        let attributes =
+            attributes.chain(next.attributes.keys().filter(is_new).map(String::as_str));
         let fields: Vec<String> = DEAL_FIELDS
-            .iter()
-            .map(|f| f.to_string())
-            .chain(self.attributes.keys().cloned())
-            .chain(
-                next.attributes
-                    .keys()
-                    .filter(|name| !self.attributes.contains_key(*name))
-                    .cloned(),
-            )
+            .into_iter()
+            .chain(attributes.filter(|name| !DEAL_FIELDS.contains(name)))
+            .map(str::to_owned)
             .collect();
         let mut changes = Vec::new();
         for field in fields {
@@ -309,7 +308,9 @@ impl Deal {
                 self.history.push(change);
             }
             Event::Closed { at, outcome } => {
-                if self.closed_at.is_none_or(|known| at >= known) {
+                // Of two ends at the same moment a win counts, whichever is heard of first.
+                let is_later = |known| at > known || (at == known && outcome == Outcome::Won);
+                if self.closed_at.is_none_or(is_later) {
                     self.outcome = outcome;
                     self.closed_at = (outcome != Outcome::Open).then_some(at);
                 }
@@ -400,6 +401,30 @@ mod tests {
     }
 
     #[test]
+    fn an_attribute_with_the_name_of_a_field_leaves_the_fields_history_alone() {
+        let with = |stage: &str, attribute: &str| {
+            let attribute = AttributeValue::Text(attribute.into());
+            let attributes = [("stage".to_owned(), attribute)].into();
+            Deal {
+                attributes,
+                ..deal(stage)
+            }
+        };
+        let mut known = with("demo", "a");
+        known.revise(with("demo", "b"), at("2026-02-01T00:00:00Z"));
+        assert_eq!(known.history, []);
+        known.revise(with("proposal", "c"), at("2026-03-01T00:00:00Z"));
+        let values: Vec<_> = known.history.iter().map(|c| &c.value).collect();
+        assert_eq!(
+            values,
+            [
+                &AttributeValue::Text("demo".into()),
+                &AttributeValue::Text("proposal".into())
+            ]
+        );
+    }
+
+    #[test]
     fn the_order_of_arrival_does_not_matter() {
         let events = [
             Event::Change(stage("2026-02-01", "demo")),
@@ -421,6 +446,20 @@ mod tests {
         assert_eq!(forward, backward);
         assert_eq!(forward.stage.as_deref(), Some("proposal"));
         assert_eq!(forward.history.len(), 3);
+    }
+
+    #[test]
+    fn of_two_ends_at_the_same_moment_a_win_counts() {
+        let at = at("2026-04-01T00:00:00Z");
+        let closed = |outcome| Event::Closed { at, outcome };
+        let (won, lost) = (closed(Outcome::Won), closed(Outcome::Lost));
+        for events in [[&won, &lost], [&lost, &won]] {
+            let mut ended = deal("demo");
+            for event in events {
+                ended.apply(event.clone()).unwrap();
+            }
+            assert_eq!(ended.outcome, Outcome::Won);
+        }
     }
 
     #[test]

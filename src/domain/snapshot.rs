@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 
-use super::deal::{Activity, AttributeValue, Deal, FieldChange};
+use super::deal::{Activity, AttributeValue, DEAL_FIELDS, Deal, FieldChange};
 use super::money::{Currency, parse_amount};
 
 /// A deal as it stood at a moment.
@@ -151,6 +151,10 @@ impl<'a> Snapshot<'a> {
     }
 
     pub fn attribute(&self, name: &str) -> Option<&'a AttributeValue> {
+        // The history under such a name is the field's.
+        if DEAL_FIELDS.contains(&name) {
+            return self.deal.attributes.get(name);
+        }
         match self.value(name) {
             Known::Dated(value) => Some(value),
             Known::Nothing => None,
@@ -215,6 +219,16 @@ mod tests {
         let before_first_date = Snapshot::at(&deal, at("2026-01-05"));
         assert_eq!(before_first_date.expected_close_at(), None);
         assert_eq!(Snapshot::at(&deal, at("2026-03-01")).close_pushes(), 1);
+    }
+
+    #[test]
+    fn an_attribute_with_the_name_of_a_field_is_not_taken_for_it() {
+        let mut deal = won_deal();
+        let own = AttributeValue::Text("own".into());
+        deal.attributes.insert("stage".into(), own.clone());
+        let then = Snapshot::at(&deal, at("2026-02-10"));
+        assert_eq!(then.stage(), Some("demo"));
+        assert_eq!(then.attribute("stage"), Some(&own));
     }
 
     #[test]
