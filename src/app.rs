@@ -74,8 +74,30 @@ pub fn now() -> Timestamp {
 
 /// The book of an installation.
 pub async fn open_book(config: &Config) -> Result<Book> {
+    let settings = BookSettings {
+        stalled_days: config.stalled_days,
+        ..BookSettings::default()
+    };
+    open_book_with(config, settings).await
+}
+
+/// The book of an installation whose champion nobody needs: another one is about to be activated.
+pub async fn open_book_without_champion(config: &Config) -> Result<Book> {
+    let settings = BookSettings {
+        stalled_days: config.stalled_days,
+        is_without_champion: true,
+    };
+    open_book_with(config, settings).await
+}
+
+/// The store of an installation, for those who need no scores and no rankings.
+pub async fn open_store(config: &Config) -> Result<Store> {
     make_dir(&config.data_dir)?;
-    let store = Store::open(&config.database_path()).await?;
+    Store::open(&config.database_path()).await
+}
+
+async fn open_book_with(config: &Config, settings: BookSettings) -> Result<Book> {
+    let store = open_store(config).await?;
     let accelerator = match &config.redis_url {
         None => Accelerator::memory(),
         Some(url) => {
@@ -83,9 +105,6 @@ pub async fn open_book(config: &Config) -> Result<Book> {
             settings.score_ttl = Duration::from_secs(config.score_ttl_seconds);
             Accelerator::redis(settings)?
         }
-    };
-    let settings = BookSettings {
-        stalled_days: config.stalled_days,
     };
     let exchange = Arc::new(config.exchange.clone());
     Book::open(store, accelerator, exchange, settings).await

@@ -105,7 +105,10 @@ impl Config {
         let mut settings: Table = DEFAULT_TOML.parse().expect("checked by a test");
         merge(&mut settings, defaults);
         if let Some((path, text)) = file {
-            let named = |e: toml::de::Error| Error::Malformed(format!("{}: {e}", path.display()));
+            let named = |e: toml::de::Error| {
+                let reason = e.to_string();
+                Error::Malformed(format!("{}: {}", path.display(), reason.trim_end()))
+            };
             let table: Table = text.parse().map_err(named)?;
             merge(&mut settings, table);
             // Here, so that the message names the file rather than the environment.
@@ -120,7 +123,7 @@ impl Config {
         }
         let config: Self = settings
             .try_into()
-            .map_err(|e| Error::Malformed(format!("settings: {e}")))?;
+            .map_err(|e| Error::Malformed(format!("settings: {}", e.to_string().trim_end())))?;
         config.check()
     }
 

@@ -89,7 +89,10 @@ impl From<Vec<FieldError>> for Error {
 fn join(fields: &[FieldError]) -> String {
     let parts: Vec<String> = fields
         .iter()
-        .map(|f| format!("{}: {}", f.field, f.reason))
+        .map(|f| match f.field.as_str() {
+            "" => f.reason.clone(),
+            field => format!("{field}: {}", f.reason),
+        })
         .collect();
     parts.join("; ")
 }

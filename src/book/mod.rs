@@ -15,6 +15,7 @@ mod writing;
 
 use std::sync::{Arc, PoisonError};
 
+use anyhow::Context;
 use jiff::Timestamp;
 use tokio::sync::{Mutex, RwLock};
 
@@ -35,11 +36,17 @@ use crate::store::{LedgerEntry, Store};
 pub struct BookSettings {
     /// A deal longer than this in its stage is stalled.
     pub stalled_days: u32,
+    /// Opens the book without its active model, so that another one can take the place of one that
+    /// cannot be read. Such a book is good for [`Book::activate`] alone.
+    pub is_without_champion: bool,
 }
 
 impl Default for BookSettings {
     fn default() -> Self {
-        Self { stalled_days: 30 }
+        Self {
+            stalled_days: 30,
+            is_without_champion: false,
+        }
     }
 }
 
@@ -144,14 +151,15 @@ impl Book {
         settings: BookSettings,
     ) -> Result<Self> {
         let active = match store.active_generation().await? {
-            Some(generation) => {
-                let model = Arc::new(store.model(&generation.model_version).await?);
+            Some(generation) if !settings.is_without_champion => {
+                let model = store.model(&generation.model_version).await;
+                let model = model.context("the champion cannot be used; `dealrank models` lists others, and `dealrank models activate VERSION` takes one in its place")?;
                 Some(Arc::new(Active {
                     generation: generation.id,
-                    scorer: Scorer::new(model, exchange.clone())?,
+                    scorer: Scorer::new(Arc::new(model), exchange.clone())?,
                 }))
             }
-            None => None,
+            _ => None,
         };
         let inner = Arc::new(Inner {
             store,

@@ -3,7 +3,7 @@ use jiff::{Timestamp, civil::Date};
 use serde::Serialize;
 use std::collections::BTreeSet;
 
-use crate::app::open_book;
+use crate::app::{open_book, open_store};
 use crate::book::Book;
 use crate::config::{Config, ConfigArgs};
 use crate::domain::Currency;
@@ -68,11 +68,9 @@ impl Finding {
 pub fn run(args: Args) -> Result<()> {
     let findings = super::runtime()?.block_on(examine(&args.settings));
     if args.json {
-        println!("{}", serde_json::json!(findings));
+        super::out(&format!("{}\n", serde_json::json!(findings)))?;
     } else {
-        for finding in &findings {
-            print(finding);
-        }
+        super::out(&findings.iter().map(text).collect::<String>())?;
     }
     let failed_count = findings.iter().filter(|f| f.state == State::Failed).count();
     if failed_count > 0 {
@@ -84,16 +82,17 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-fn print(finding: &Finding) {
+fn text(finding: &Finding) -> String {
     let mark = match finding.state {
         State::Ok => "ok     ",
         State::Warning => "warning",
         State::Failed => "FAILED ",
     };
-    println!("{mark}  {:<8}  {}", finding.check, finding.detail);
+    let mut text = format!("{mark}  {:<8}  {}\n", finding.check, finding.detail);
     if let Some(advice) = &finding.advice {
-        println!("                   -> {advice}");
+        text += &format!("                   -> {advice}\n");
     }
+    text
 }
 
 /// Each check builds on those before.
@@ -113,15 +112,7 @@ async fn examine(settings: &ConfigArgs) -> Vec<Finding> {
     let listen = &config.listen;
     let mut findings = vec![Finding::ok("settings", format!("service at {listen}"))];
     match open_book(&config).await {
-        Err(error) => findings.push(Finding::bad(
-            "store",
-            State::Failed,
-            super::describe(&error),
-            format!(
-                "see that {} is a folder that dealrank may write to",
-                config.data_dir.display()
-            ),
-        )),
+        Err(error) => findings.push(unopened(&config, &error).await),
         Ok(book) => {
             findings.push(store(&book, &config).await);
             findings.push(redis(&book, &config).await);
@@ -130,6 +121,26 @@ async fn examine(settings: &ConfigArgs) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Whether it is the store that cannot be opened, or what builds on it.
+async fn unopened(config: &Config, error: &Error) -> Finding {
+    let (check, advice) = match (error, open_store(config).await) {
+        (Error::Invalid(_), _) => ("redis", "correct it, or leave it out".to_owned()),
+        (_, Ok(_)) => {
+            let database = config.database_path();
+            let advice = format!("or restore {} from a backup", database.display());
+            ("model", advice)
+        }
+        (_, Err(_)) => {
+            let dir = config.data_dir.display();
+            let advice = format!(
+                "see that {dir} is a folder that dealrank may write to; restore its database from a backup if it is damaged"
+            );
+            ("store", advice)
+        }
+    };
+    Finding::bad(check, State::Failed, super::describe(error), advice)
 }
 
 async fn store(book: &Book, config: &Config) -> Finding {

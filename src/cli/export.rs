@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 
+use super::is_broken_pipe;
 use crate::app::{now, open_book};
 use crate::book::Book;
 use crate::config::ConfigArgs;
@@ -59,8 +60,12 @@ pub fn run(args: Args) -> Result<()> {
             What::Queue { owner } => export_queue(&book, owner, &mut out).await,
             What::Model { version } => export_model(&book, version, &mut out).await,
         };
-        written?;
-        Ok(out.flush().context("cannot write")?)
+        let flushed = written.and_then(|()| Ok(out.flush().context("cannot write")?));
+        match flushed {
+            // Whoever reads has seen enough.
+            Err(Error::Internal(cause)) if args.out.is_none() && is_broken_pipe(&cause) => Ok(()),
+            ended => ended,
+        }
     })
 }
 

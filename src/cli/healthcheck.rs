@@ -31,8 +31,7 @@ pub fn run(args: Args) -> Result<()> {
         .with_context(|| format!("no answer from {url}"))?
         .status();
     if status.is_success() {
-        println!("ok");
-        Ok(())
+        super::out("ok\n")
     } else {
         Err(anyhow!("{url} answered {status}").into())
     }

@@ -4,6 +4,7 @@ use anyhow::Context;
 use serde_json::{Value, json};
 
 use super::bar::Bar;
+use super::out;
 use crate::app::{DataDirLock, now, open_book};
 use crate::config::{Config, ConfigArgs};
 use crate::error::{Error, Result};
@@ -55,9 +56,10 @@ impl Args {
             };
             let (report, rejects) = import(&book, &config, task).await?;
             if self.json {
-                println!("{}", json!({"report": report, "rejects_file": rejects}));
+                let report = json!({"report": report, "rejects_file": rejects});
+                out(&format!("{report}\n"))?;
             } else {
-                print_report(&report, rejects.as_ref());
+                print_report(&report, rejects.as_ref())?;
             }
         }
         Ok(())
@@ -87,9 +89,9 @@ async fn import(
     Ok((imported?, rejects.exists().then_some(rejects)))
 }
 
-fn print_report(report: &ImportReport, rejects: Option<&PathBuf>) {
-    println!(
-        "{}: {} rows, {} deals stored ({} new, {} changed, {} as before), {} rejected",
+fn print_report(report: &ImportReport, rejects: Option<&PathBuf>) -> Result<()> {
+    out(&format!(
+        "{}: {} rows, {} deals stored ({} new, {} changed, {} as before), {} rejected\n",
         report.file,
         report.read,
         report.stored,
@@ -97,7 +99,7 @@ fn print_report(report: &ImportReport, rejects: Option<&PathBuf>) {
         report.changed,
         report.unchanged,
         report.rejected
-    );
+    ))?;
     if let (Some(lines), Some(mapping)) = (&report.guessed, &report.mapping) {
         eprintln!("the mapping was guessed; save it, mend it, and give it with --mapping:");
         for line in lines {
@@ -123,4 +125,5 @@ fn print_report(report: &ImportReport, rejects: Option<&PathBuf>) {
     if let Some(path) = rejects {
         eprintln!("all rejected rows, with reasons: {}", path.display());
     }
+    Ok(())
 }

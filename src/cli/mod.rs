@@ -102,10 +102,31 @@ fn out(text: &str) -> Result<()> {
     }
 }
 
+/// Whether whoever read our standard output went away.
+fn is_broken_pipe(cause: &anyhow::Error) -> bool {
+    let io = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+    cause.chain().any(|e| {
+        e.downcast_ref::<std::io::Error>().is_some_and(io)
+            || e.downcast_ref::<csv::Error>()
+                .is_some_and(|e| matches!(e.kind(), csv::ErrorKind::Io(e) if io(e)))
+    })
+}
+
 /// The message with its causes.
 fn describe(error: &Error) -> String {
     match error {
-        Error::Internal(cause) => format!("{cause:#}"),
+        Error::Internal(cause) => {
+            let mut text = String::new();
+            for cause in cause.chain().map(ToString::to_string) {
+                // Some errors say what their cause says.
+                if text.is_empty() {
+                    text = cause;
+                } else if !text.ends_with(&cause) {
+                    text = format!("{text}: {cause}");
+                }
+            }
+            text
+        }
         other => other.to_string(),
     }
 }

@@ -1,7 +1,8 @@
 use serde_json::json;
 
 use super::bar::Bar;
-use crate::app::{DataDirLock, now, open_book};
+use super::out;
+use crate::app::{DataDirLock, now, open_book_without_champion, open_store};
 use crate::config::ConfigArgs;
 use crate::error::{Error, Result};
 use crate::store::ModelSummary;
@@ -42,35 +43,33 @@ impl Args {
         let config = self.settings.load()?;
         match self.action.unwrap_or(Action::List) {
             Action::List => {
-                let models = open_book(&config).await?.store().models().await?;
-                print_list(&models, self.json);
+                let models = open_store(&config).await?.models().await?;
+                out(&list(&models, self.json))?;
             }
             Action::Show { version } => {
-                let book = open_book(&config).await?;
-                println!("{}", book.store().model(&version).await?.to_json());
+                let model = open_store(&config).await?.model(&version).await?;
+                out(&format!("{}\n", model.to_json()))?;
             }
             Action::Activate { version } => {
                 let _lock = DataDirLock::take(&config.data_dir)?;
-                let book = open_book(&config).await?;
+                let book = open_book_without_champion(&config).await?;
                 let bar = Bar::new();
                 let on_progress = |progress| bar.show(progress);
                 let activated = book.activate(&version, now(), &on_progress).await?;
                 drop(bar);
-                if self.json {
-                    println!("{}", json!(activated));
+                out(&if self.json {
+                    format!("{}\n", json!(activated))
                 } else {
-                    println!(
-                        "{version} is active; {} open deals scored",
-                        activated.scored
-                    );
-                }
+                    let scored = activated.scored;
+                    format!("{version} is active; {scored} open deals scored\n")
+                })?;
             }
         }
         Ok(())
     }
 }
 
-fn print_list(models: &[ModelSummary], as_json: bool) {
+fn list(models: &[ModelSummary], as_json: bool) -> String {
     if as_json {
         let models: Vec<_> = models
             .iter()
@@ -83,19 +82,17 @@ fn print_list(models: &[ModelSummary], as_json: bool) {
                 })
             })
             .collect();
-        println!("{}", json!(models));
-        return;
+        return format!("{}\n", json!(models));
     }
     if models.is_empty() {
         eprintln!("there are no models yet: train one with `dealrank train`");
     }
-    for model in models {
+    let line = |model: &ModelSummary| {
         let mark = if model.is_active { "*" } else { " " };
-        println!(
-            "{mark} {}  {}  {}",
-            model.version, model.created_at, model.origin
-        );
-    }
+        let (version, created_at) = (&model.version, model.created_at);
+        format!("{mark} {version}  {created_at}  {}\n", model.origin)
+    };
+    models.iter().map(line).collect()
 }
 
 /// The version that the store scores with.

@@ -85,7 +85,7 @@ pub fn run(args: Args) -> Result<()> {
             let out = std::io::BufWriter::new(std::io::stdout().lock());
             match args.score(&scorer, &options, as_of, out) {
                 // Whoever reads has seen enough.
-                Err(Error::Internal(cause)) if is_broken_pipe(&cause) => Ok(()),
+                Err(Error::Internal(cause)) if super::is_broken_pipe(&cause) => Ok(()),
                 ended => ended,
             }
         }
@@ -97,15 +97,6 @@ pub fn run(args: Args) -> Result<()> {
             args.score(&scorer, &options, as_of, std::io::BufWriter::new(out))
         }
     }
-}
-
-fn is_broken_pipe(cause: &anyhow::Error) -> bool {
-    let io = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
-    cause.chain().any(|e| {
-        e.downcast_ref::<std::io::Error>().is_some_and(io)
-            || e.downcast_ref::<csv::Error>()
-                .is_some_and(|e| matches!(e.kind(), csv::ErrorKind::Io(e) if io(e)))
-    })
 }
 
 /// The model of a file, or the champion of the store.

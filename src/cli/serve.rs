@@ -52,8 +52,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     if args.print_config {
-        print!("{DEFAULT_TOML}");
-        return Ok(());
+        return super::out(DEFAULT_TOML);
     }
     let is_demo = args.demo;
     let config = args.config()?;
@@ -98,12 +97,12 @@ async fn serve(config: Config, is_demo: bool) -> Result<()> {
     let base = Url::parse(&format!("http://{address}")).context("cannot name our address")?;
     if is_demo {
         load_demo(&app).await?;
-        print_tour(&app, &base).await?;
+        super::out(&tour(&app, &base).await?)?;
     }
-    println!(
-        "dealrank listens on {}",
+    super::out(&format!(
+        "dealrank listens on {}\n",
         base.as_str().trim_end_matches('/')
-    );
+    ))?;
     http::run(listener, app, stop_signal()?).await
 }
 
@@ -112,9 +111,9 @@ fn bind(listen: &str) -> Result<TcpListener> {
         ErrorKind::AddrInUse => Error::Conflict(format!(
             "{listen} is taken by another program: stop it, or choose another port with --listen 127.0.0.1:0"
         )),
-        ErrorKind::InvalidInput | ErrorKind::AddrNotAvailable => {
-            Error::Malformed(format!("listen: cannot use `{listen}`: {e}"))
-        }
+        ErrorKind::InvalidInput | ErrorKind::AddrNotAvailable => Error::Malformed(format!(
+            "listen: cannot use `{listen}` ({e}); give an address of this machine and a port, such as 127.0.0.1:8080"
+        )),
         _ => Error::Internal(anyhow::Error::from(e).context(format!("cannot listen on {listen}"))),
     })
 }
@@ -189,7 +188,7 @@ async fn finish(app: &App, task: Task) -> Result<()> {
 }
 
 /// Where to look, and three requests that work as printed.
-async fn print_tour(app: &App, base: &Url) -> Result<()> {
+async fn tour(app: &App, base: &Url) -> Result<String> {
     let at = |path: &[&str]| {
         let mut url = base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -202,20 +201,23 @@ async fn print_tour(app: &App, base: &Url) -> Result<()> {
         ..RankingQuery::default()
     };
     let page = app.book.ranking(&top, None, now()).await?;
-    println!("\nOpen {base} in a browser, or ask:\n");
-    println!("  # what is worth doing next");
-    println!("  curl '{}?limit=3'", at(&["v1", "rankings"]));
+    let mut lines = vec![
+        format!("\nOpen {base} in a browser, or ask:\n"),
+        "  # what is worth doing next".to_owned(),
+        format!("  curl '{}?limit=3'", at(&["v1", "rankings"])),
+    ];
     if let Some(row) = page.rows.first() {
         if let Some(owner) = &row.deal.owner {
-            println!("  # the same for one rep, with reasons");
-            println!("  curl '{}?limit=3'", at(&["v1", "queues", owner]));
+            lines.push("  # the same for one rep, with reasons".to_owned());
+            lines.push(format!("  curl '{}?limit=3'", at(&["v1", "queues", owner])));
         }
-        println!("  # a deal, what it is worth, and why");
-        println!("  curl '{}'", at(&["v1", "deals", row.deal.id.as_str()]));
+        let deal = at(&["v1", "deals", row.deal.id.as_str()]);
+        lines.push("  # a deal, what it is worth, and why".to_owned());
+        lines.push(format!("  curl '{deal}'"));
     }
-    println!(
-        "\nCtrl-C ends it; what it has learned stays in {}.\n",
+    lines.push(format!(
+        "\nCtrl-C ends it; what it has learned stays in {}.\n\n",
         app.config.data_dir.display()
-    );
-    Ok(())
+    ));
+    Ok(lines.join("\n"))
 }

@@ -121,7 +121,8 @@ pub struct FieldChange {
     pub value: AttributeValue,
 }
 
-/// Fields of a deal whose changes are kept; any other field name in a history is an attribute.
+/// Fields of a deal whose changes are kept; any other field name in a history is an attribute. An
+/// attribute that bears one of these names has no history.
 pub const DEAL_FIELDS: [&str; 7] = [
     "pipeline",
     "stage",
@@ -310,8 +311,10 @@ impl Deal {
                 }
             }
             Event::Closed { at, outcome } => {
-                let known = self.closed_at.map(|known| (known, self.outcome));
-                if known.is_none_or(|known| (at, outcome) >= known) {
+                // Of two ends at the same moment a win counts, whichever is heard of first.
+                let rank = |at, outcome| (at, outcome == Outcome::Won);
+                let known = self.closed_at.map(|known| rank(known, self.outcome));
+                if known.is_none_or(|known| rank(at, outcome) >= known) {
                     if self.is_open() {
                         // Of a closed deal only a dated stage is believed.
                         self.date_present("stage");
@@ -463,6 +466,30 @@ mod tests {
     }
 
     #[test]
+    fn an_attribute_with_the_name_of_a_field_leaves_the_fields_history_alone() {
+        let with = |stage: &str, attribute: &str| {
+            let attribute = AttributeValue::Text(attribute.into());
+            let attributes = [("stage".to_owned(), attribute)].into();
+            Deal {
+                attributes,
+                ..deal(stage)
+            }
+        };
+        let mut known = with("demo", "a");
+        known.revise(with("demo", "b"), at("2026-02-01T00:00:00Z"));
+        assert_eq!(known.history, []);
+        known.revise(with("proposal", "c"), at("2026-03-01T00:00:00Z"));
+        let values: Vec<_> = known.history.iter().map(|c| &c.value).collect();
+        assert_eq!(
+            values,
+            [
+                &AttributeValue::Text("demo".into()),
+                &AttributeValue::Text("proposal".into())
+            ]
+        );
+    }
+
+    #[test]
     fn the_order_of_arrival_does_not_matter() {
         let events = [
             Event::Change(stage("2026-02-01", "demo")),
@@ -583,6 +610,20 @@ mod tests {
         let seen = crate::domain::Snapshot::at(&stored, at("2026-03-01T00:00:00Z"));
         assert_eq!(seen.owner(), Some("bob"));
         assert_eq!(seen.attribute("owner"), stored.attributes.get("owner"));
+    }
+
+    #[test]
+    fn of_two_ends_at_the_same_moment_a_win_counts() {
+        let at = at("2026-04-01T00:00:00Z");
+        let closed = |outcome| Event::Closed { at, outcome };
+        let (won, lost) = (closed(Outcome::Won), closed(Outcome::Lost));
+        for events in [[&won, &lost], [&lost, &won]] {
+            let mut ended = deal("demo");
+            for event in events {
+                ended.apply(event.clone()).unwrap();
+            }
+            assert_eq!(ended.outcome, Outcome::Won);
+        }
     }
 
     #[test]

@@ -240,6 +240,16 @@ mod tests {
     }
 
     #[test]
+    fn an_attribute_with_the_name_of_a_field_is_not_taken_for_it() {
+        let mut deal = won_deal();
+        let own = AttributeValue::Text("own".into());
+        deal.attributes.insert("stage".into(), own.clone());
+        let then = Snapshot::at(&deal, at("2026-02-10"));
+        assert_eq!(then.stage(), Some("demo"));
+        assert_eq!(then.attribute("stage"), Some(&own));
+    }
+
+    #[test]
     fn the_stage_of_a_closed_deal_without_history_is_unknown() {
         let mut deal = won_deal();
         deal.history.clear();

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use actix_web::dev::Decompress;
-use actix_web::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use actix_web::web::{Bytes, Payload};
 use actix_web::{FromRequest, HttpRequest, error::PayloadError};
 use anyhow::Context;
@@ -108,6 +108,10 @@ pub async fn json_or_nothing(
 
 /// A JSON value as a type, each mistake named by its path.
 pub fn typed<T: DeserializeOwned>(value: Value) -> Result<T> {
+    // Serde would take an array for the fields in their order.
+    if !value.is_object() {
+        return Err(Error::invalid("", "expected an object"));
+    }
     serde_path_to_error::deserialize(value).map_err(|e| {
         let path = e.path().to_string();
         let field = if path == "." { String::new() } else { path };
@@ -121,7 +125,7 @@ async fn read_all(
     limits: &Limits,
 ) -> Result<Vec<u8>, Problem> {
     let max = limits.body_bytes_max;
-    let mut chunks = Chunks::new(request, payload, limits);
+    let mut chunks = Chunks::new(request, payload, limits)?;
     let mut body = Vec::new();
     while let Some(chunk) = chunks.next().await? {
         if body.len() + chunk.len() > max {
@@ -145,11 +149,20 @@ struct Chunks<S> {
 }
 
 impl Chunks<Decompress<Payload>> {
-    fn new(request: &HttpRequest, payload: Payload, limits: &Limits) -> Self {
-        Self {
+    /// # Errors
+    /// 415 for an encoding that cannot be undone.
+    fn new(request: &HttpRequest, payload: Payload, limits: &Limits) -> Result<Self, Problem> {
+        let encoding = request.headers().get(CONTENT_ENCODING);
+        let encoding = encoding.map_or(Ok("identity"), |v| v.to_str());
+        let is_known = |name: &str| ["identity", "gzip", "deflate"].contains(&name);
+        if !encoding.is_ok_and(|name| is_known(&name.to_ascii_lowercase())) {
+            let detail = "the content encoding must be gzip or deflate, or be left out";
+            return Err(Problem::unsupported_media_type(detail));
+        }
+        Ok(Self {
             stream: Decompress::from_headers(payload, request.headers()),
             pause_max: Duration::from_secs(limits.body_pause_seconds_max),
-        }
+        })
     }
 }
 
@@ -191,7 +204,7 @@ pub async fn save(
     if announced.is_some_and(|bytes| bytes > limits.import_bytes_max) {
         return Err(too_large("import_bytes_max", limits.import_bytes_max));
     }
-    let mut chunks = Chunks::new(request, payload, limits);
+    let mut chunks = Chunks::new(request, payload, limits)?;
     let mut file = create(path).await?;
     let mut written = 0;
     while let Some(chunk) = chunks.next().await? {
@@ -255,20 +268,25 @@ struct Spooled {
     end: Option<Result<(), Problem>>,
 }
 
+/// A new file without a name, to write to and to read from.
+fn unnamed_file(dir: &Path) -> Result<(File, File)> {
+    let file = tempfile::NamedTempFile::new_in(dir).context("cannot spool a body")?;
+    let reader = file.reopen().context("cannot spool a body")?;
+    Ok((File::from_std(file.into_file()), File::from_std(reader)))
+}
+
 impl Lines {
     /// # Errors
-    /// When the file cannot be made.
+    /// 415 for an encoding that cannot be undone; 500 when the file cannot be made.
     pub fn new(
         request: &HttpRequest,
         payload: Payload,
         limits: &Limits,
         spool_dir: &Path,
-    ) -> Result<Self> {
-        let file = tempfile::NamedTempFile::new_in(spool_dir).context("cannot spool a body")?;
-        let reader = File::from_std(file.reopen().context("cannot spool a body")?);
-        let writer = File::from_std(file.into_file());
+    ) -> Result<Self, Problem> {
+        let chunks = Chunks::new(request, payload, limits)?;
+        let (writer, reader) = unnamed_file(spool_dir)?;
         let (sender, spooled) = watch::channel(Spooled::default());
-        let chunks = Chunks::new(request, payload, limits);
         actix_web::rt::spawn(spool(chunks, writer, sender, limits.import_bytes_max));
         Ok(Self {
             spooled,

@@ -282,8 +282,10 @@ pub async fn erase(app: Data<App>, request: HttpRequest) -> Result<HttpResponse,
 pub async fn scores(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let id = deal_id(&request).await?;
     let mut params = Params::of(&request)?;
-    let before = params.parsed("before");
-    let limit = params.parsed("limit").unwrap_or(LEDGER_PAGE_DEFAULT);
+    let before = params.parsed("before", "a whole number");
+    let limit = params
+        .parsed("limit", "a whole number")
+        .unwrap_or(LEDGER_PAGE_DEFAULT);
     if !(1..=LEDGER_PAGE_MAX).contains(&limit) {
         let reason = format!("must be 1 to {LEDGER_PAGE_MAX}, but is {limit}");
         params.refuse("limit", reason);

@@ -57,7 +57,9 @@ pub async fn import(
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
     let mut params = Params::of(&request)?;
-    let is_strict = params.parsed("strict").unwrap_or(false);
+    let is_strict = params
+        .parsed("strict", "`true` or `false`")
+        .unwrap_or(false);
     if params
         .text("mapping")
         .is_some_and(|mapping| mapping != "guess")

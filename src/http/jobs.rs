@@ -101,7 +101,9 @@ pub fn accepted(job: Job) -> HttpResponse {
     ))]
 pub async fn list(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let mut params = Params::of(&request)?;
-    let limit = params.parsed("limit").unwrap_or(LIST_DEFAULT);
+    let limit = params
+        .parsed("limit", "a whole number")
+        .unwrap_or(LIST_DEFAULT);
     if !(1..=LIST_MAX).contains(&limit) {
         params.refuse("limit", format!("must be 1 to {LIST_MAX}, but is {limit}"));
     }

@@ -1,7 +1,6 @@
 //! Query strings, read so that every mistake is named by its parameter.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
 use std::str::FromStr;
 
 use actix_web::HttpRequest;
@@ -37,16 +36,14 @@ impl Params {
         self.values.remove(name).filter(|value| !value.is_empty())
     }
 
-    /// A value that says itself what is wrong with it.
-    pub fn parsed<T: FromStr<Err: Display>>(&mut self, name: &str) -> Option<T> {
+    /// A value of a type that reads itself; `expected` says in words what it takes.
+    pub fn parsed<T: FromStr>(&mut self, name: &str, expected: &str) -> Option<T> {
         let text = self.text(name)?;
-        match text.parse() {
-            Ok(value) => Some(value),
-            Err(e) => {
-                self.refuse(name, format!("`{}`: {e}", text.escape_debug()));
-                None
-            }
+        let value = text.parse().ok();
+        if value.is_none() {
+            self.refuse(name, format!("`{}` is not {expected}", text.escape_debug()));
         }
+        value
     }
 
     /// One of the names of an enum.

@@ -150,9 +150,13 @@ async fn answer(
         pipeline: params.text("pipeline"),
         stage: params.text("stage"),
         grade: params.one_of("grade"),
-        min_amount: params.parsed("min_amount"),
-        stalled: params.parsed("stalled").unwrap_or(defaults.stalled),
-        limit: params.parsed("limit").unwrap_or(defaults.limit),
+        min_amount: params.parsed("min_amount", "an amount"),
+        stalled: params
+            .parsed("stalled", "`true` or `false`")
+            .unwrap_or(defaults.stalled),
+        limit: params
+            .parsed("limit", "a whole number")
+            .unwrap_or(defaults.limit),
     };
     let cursor = params.text("cursor");
     params.finish()?;

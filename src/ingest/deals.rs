@@ -135,6 +135,7 @@ impl DealsReader {
             Format::Ndjson => Source::Ndjson(NdjsonDeals::new(input, options.purpose, options.now)),
             Format::Csv => {
                 check_outcome_is_known(&mapping, options, guess.as_deref())?;
+                check_id_is_known(&mapping, options, guess.as_deref())?;
                 let folder = options
                     .folder
                     .as_deref()
@@ -245,6 +246,24 @@ fn check_outcome_is_known(
             "training needs to know how deals ended: the mapping must name `outcome` under [deal]"
                 .into()
         }
+    }))
+}
+
+/// Row numbers are no ids of deals that stay: those of the next file would overwrite them.
+fn check_id_is_known(
+    mapping: &Mapping,
+    options: &ReadOptions,
+    guess: Option<&[String]>,
+) -> Result<()> {
+    if options.purpose != Purpose::Import || mapping.deal.id.is_some() {
+        return Ok(());
+    }
+    Err(Error::Unusable(match guess {
+        Some(lines) => format!(
+            "deals that are kept need ids, and no column has them; is the first row a header? Name the column with `id` under [deal] in a mapping. {}",
+            lines.join("; ")
+        ),
+        None => "deals that are kept need ids: the mapping must name `id` under [deal]".into(),
     }))
 }
 

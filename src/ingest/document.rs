@@ -35,6 +35,19 @@ pub const TIME_MAX: &str = "2200-01-01T00:00:00Z";
 /// Most errors reported about one document; the rest are counted.
 pub const ERRORS_MAX: usize = 100;
 
+/// Fields of a document of whose past nothing is kept: an event about one of them would be taken for
+/// an attribute of that name.
+const FIELDS_WITHOUT_HISTORY: [&str; 8] = [
+    "id",
+    "name",
+    "created_at",
+    "closed_at",
+    "outcome",
+    "attributes",
+    "history",
+    "activities",
+];
+
 const SECOND_MAX: i64 = 7_258_118_400;
 
 /// Reads a document that we wrote ourselves, or one that needs no clock: see [`parse_at`].
@@ -277,7 +290,7 @@ impl Reader {
         {
             self.wrong(
                 "closed_at",
-                &format!("{closed} is before `created_at`, {created}"),
+                format!("{closed} is before `created_at`, {created}"),
             );
         }
         self.unknown("", &fields);
@@ -291,21 +304,28 @@ impl Reader {
             Some("activity") => self
                 .activity("", Value::Object(fields))
                 .map(Event::Activity),
-            Some("change") => self.change("", Value::Object(fields)).map(Event::Change),
+            Some("change") => {
+                let change = self.change("", Value::Object(fields))?;
+                if FIELDS_WITHOUT_HISTORY.contains(&change.field.as_str()) {
+                    let reason = match change.field.as_str() {
+                        "outcome" | "closed_at" => "send an event of the type `closed`",
+                        _ => "its changes are not kept; change it by PATCH",
+                    };
+                    self.wrong("field", reason);
+                }
+                Some(Event::Change(change))
+            }
             Some("closed") => {
                 let at = self.required_time("at", fields.remove("at"));
-                let outcome = match fields.remove("outcome") {
-                    None => {
-                        self.wrong("outcome", "is required");
-                        None
-                    }
-                    given => self.outcome("outcome", given),
-                };
-                // Reopening would leave no date by which events of any order could be told apart.
-                if outcome == Some(Outcome::Open) {
+                let is_given = fields.contains_key("outcome");
+                if !is_given {
+                    self.wrong("outcome", "is required");
+                }
+                let outcome = self.outcome("outcome", fields.remove("outcome"));
+                if is_given && outcome == Some(Outcome::Open) {
                     self.wrong(
                         "outcome",
-                        "expected `won` or `lost`; a patch reopens a deal",
+                        "expected `won` or `lost`; reopen a deal by PATCH",
                     );
                 }
                 self.unknown("", &fields);

@@ -170,8 +170,11 @@ static APPLY: LazyLock<Script> = LazyLock::new(|| {
 
 impl RedisRanking {
     pub(super) fn new(settings: RedisSettings) -> Result<Self> {
-        let client = Client::open(settings.url.as_str())
-            .map_err(|error| Error::invalid("redis.url", error.to_string()))?;
+        // Without the address itself: it may carry a password.
+        let client = Client::open(settings.url.as_str()).map_err(|error| {
+            let reason = format!("{error}; expected one such as redis://127.0.0.1:6379/0");
+            Error::invalid("redis_url", reason)
+        })?;
         Ok(Self {
             client,
             settings,

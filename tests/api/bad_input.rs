@@ -98,6 +98,29 @@ async fn another_content_type_is_a_415_and_a_charset_of_utf_8_is_none() {
 }
 
 #[tokio::test]
+async fn a_content_encoding_that_cannot_be_undone_is_a_415() {
+    let service = with_a_stored_deal().await;
+    for path in ["/v1/scores", "/v1/scores/batch", "/v1/imports"] {
+        let request = service.request(Method::POST, path);
+        let request = request
+            .header("content-type", "application/x-ndjson")
+            .header("content-encoding", "br")
+            .body("no matter");
+        let answer = answer(request.send().await.unwrap()).await;
+        assert_eq!(answer.problem(415), "unsupported_media_type", "{path}");
+        assert!(answer.detail().contains("gzip"), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_to_train_is_an_object() {
+    let service = Service::start();
+    let answer = service.post("/v1/models", &json!([])).await;
+    assert_eq!(answer.problem(422), "invalid");
+    assert_eq!(answer.detail(), "expected an object");
+}
+
+#[tokio::test]
 async fn a_body_of_10_mb_is_a_413_that_names_the_limit_and_an_empty_one_a_400() {
     let service = with_a_stored_deal().await;
     let body = vec![b' '; 10_000_000];
@@ -225,6 +248,14 @@ async fn events_that_cannot_be_meant_change_nothing() {
             json!({"events": [{"type": "activity", "kind": "call", "at": "2199-01-01T00:00:00Z"}]}),
             "events[0].at",
         ),
+        (
+            json!({"type": "change", "at": "2026-04-01T00:00:00Z", "field": "outcome", "value": "won"}),
+            "events[0].field",
+        ),
+        (
+            json!({"type": "closed", "at": "2026-04-01T00:00:00Z", "outcome": "open"}),
+            "events[0].outcome",
+        ),
         (json!({"events": []}), "events"),
         (json!({"events": [good], "more": 1}), "more"),
         (
@@ -273,6 +304,8 @@ async fn query_parameters_that_cannot_be_meant_are_named() {
     ] {
         assert_eq!(service.get(path).await.fields(), [field], "{path}");
     }
+    let answer = service.get("/v1/rankings?limit=-1").await;
+    assert_eq!(answer.detail(), "limit: `-1` is not a whole number");
 }
 
 #[tokio::test]

@@ -225,6 +225,10 @@ async fn files_that_are_wrong_as_a_whole_are_refused_before_any_work() {
         );
         assert!(answer.detail().contains(word), "{answer:?}");
     }
+    let headless = "1,Demo,100\n2,Demo,200\n";
+    let answer = service.post_raw("/v1/imports", "text/csv", headless).await;
+    assert_eq!(answer.problem(422), "unusable");
+    assert!(answer.detail().contains("header"), "{answer:?}");
     let answer = service.post_raw("/v1/imports", "text/csv", "").await;
     assert_eq!(answer.problem(400), "malformed");
     let answer = service.post_raw("/v1/imports", "image/png", "x").await;

@@ -226,6 +226,76 @@ async fn the_command_line_and_the_service_work_on_the_same_store() {
     assert_eq!(unknown.status.code(), Some(2), "{}", stderr(&unknown));
 }
 
+#[tokio::test]
+async fn another_model_can_take_the_place_of_a_damaged_champion() {
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join("deals.ndjson"), ndjson(&history(240))).unwrap();
+    let dealrank = |args: &[&str]| run(binary().args(args).current_dir(dir.path()));
+    for args in [
+        &["import", "deals.ndjson"][..],
+        &["train"],
+        &["train", "--as-of", "2025-07-01"],
+    ] {
+        let output = dealrank(args);
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    let models = || -> Vec<Value> {
+        serde_json::from_str(&stdout(&dealrank(&["models", "--json"]))).unwrap()
+    };
+    let (damaged, whole): (Vec<_>, Vec<_>) =
+        models().into_iter().partition(|m| m["is_active"] == true);
+    let damaged = damaged[0]["version"].as_str().unwrap();
+    let whole = whole[0]["version"].as_str().unwrap();
+    let database = dir.path().join("var/dealrank.sqlite");
+    let database = format!("sqlite:{}", database.display());
+    let pool = sqlx::SqlitePool::connect(&database).await.unwrap();
+    sqlx::query("UPDATE models SET model = substr(model, 1, 500) WHERE version = $1")
+        .bind(damaged)
+        .execute(&pool)
+        .await
+        .unwrap();
+    pool.close().await;
+
+    let refused = dealrank(&["serve", "--listen", "127.0.0.1:0"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let advice = stderr(&refused);
+    assert!(advice.contains(damaged), "{advice}");
+    assert!(
+        advice.contains("dealrank models activate VERSION"),
+        "{advice}"
+    );
+    let examined = stdout(&dealrank(&["doctor"]));
+    assert!(examined.contains("FAILED   model"), "{examined}");
+    let activated = dealrank(&["models", "activate", whole]);
+    assert!(activated.status.success(), "{}", stderr(&activated));
+    let examined = stdout(&dealrank(&["doctor"]));
+    assert!(
+        examined.contains(&format!("{whole} is active")),
+        "{examined}"
+    );
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join("deals.ndjson"), ndjson(&history(240))).unwrap();
+    for args in [
+        &["import", "deals.ndjson"][..],
+        &["export", "deals"],
+        &["models"],
+        &["doctor"],
+        &["serve", "--print-config"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = binary();
+        let output = command.args(args).current_dir(dir.path()).stdout(writer);
+        let output = output.stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let output = output.wait_with_output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+    }
+}
+
 #[test]
 fn a_file_that_is_wrong_ends_the_import_with_2_and_its_place() {
     let dir = TempDir::new().unwrap();
