@@ -16,6 +16,9 @@ pub const DEFAULT_TOML: &str = include_str!("config.default.toml");
 /// The file that is read when none is named.
 pub const FILE_NAME: &str = "dealrank.toml";
 
+/// A year; beyond some point Redis refuses to set an end.
+const SCORE_TTL_SECONDS_MAX: u64 = 31_536_000;
+
 const ENVIRONMENT_PREFIX: &str = "DEALRANK_";
 
 /// See `config.default.toml` for the meaning of each key.
@@ -144,6 +147,11 @@ impl Config {
                 return Err(Error::Malformed(reason));
             }
         }
+        if !(1..=SCORE_TTL_SECONDS_MAX).contains(&self.score_ttl_seconds) {
+            return Err(Error::Malformed(format!(
+                "settings: score_ttl_seconds must be 1 to {SCORE_TTL_SECONDS_MAX}"
+            )));
+        }
         Ok(self)
     }
 
@@ -264,6 +272,7 @@ mod tests {
             ("", &[("DEALRANK_STALLED_DAYS", "soon")], "whole number"),
             ("[limits]\nbatch_rows_max = 0", &[], "batch_rows_max"),
             ("[exchange]\nbase = \"EURO\"", &[], "EURO"),
+            ("score_ttl_seconds = 0", &[], "score_ttl_seconds"),
         ] {
             let message = load(file, environment).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
