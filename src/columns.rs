@@ -635,46 +635,32 @@ impl LevelCount {
     }
 }
 
-/// A column's treatment made ready for reading many values.
+/// Finds the codes of a column's levels; made once, for training rows and for scores alike.
 #[derive(Debug)]
-pub struct Encoder<'a> {
-    treatment: &'a Treatment,
-    codes: HashMap<&'a str, u32>,
+pub struct Encoder {
+    codes: HashMap<String, u32>,
 }
 
-impl<'a> Encoder<'a> {
-    pub fn new(column: &'a Column) -> Self {
+impl Encoder {
+    pub fn new(column: &Column) -> Self {
         let codes = match &column.treatment {
             Treatment::Number(_) => HashMap::new(),
-            Treatment::Category(t) => t
-                .levels
-                .iter()
-                .enumerate()
-                .map(|(code, level)| (level.value.as_str(), code as u32))
-                .collect(),
+            Treatment::Category(t) => {
+                let values = t.levels.iter().map(|level| level.value.clone());
+                values.zip(0..).collect()
+            }
         };
-        Self {
-            treatment: &column.treatment,
-            codes,
+        Self { codes }
+    }
+
+    /// Encodes one reading of the column that this was made of.
+    pub fn encode(&self, column: &Column, reading: &Reading) -> Encoded {
+        match &column.treatment {
+            Treatment::Number(t) => encode_number(t, reading),
+            Treatment::Category(t) => {
+                encode_category(t, reading, |text| self.codes.get(text).copied())
+            }
         }
-    }
-
-    pub fn encode(&self, reading: &Reading) -> Encoded {
-        encode(self.treatment, reading, |text| {
-            self.codes.get(text).copied()
-        })
-    }
-}
-
-/// Encodes one reading; `code_of` finds the code of a known level.
-pub fn encode(
-    treatment: &Treatment,
-    reading: &Reading,
-    code_of: impl Fn(&str) -> Option<u32>,
-) -> Encoded {
-    match treatment {
-        Treatment::Number(t) => encode_number(t, reading),
-        Treatment::Category(t) => encode_category(t, reading, code_of),
     }
 }
 
@@ -808,12 +794,13 @@ mod tests {
         let column = fit(ColumnType::Category, &readings).unwrap();
         assert_eq!(column.width(), 4, "web, event, other, missing");
         let encoder = Encoder::new(&column);
-        let encode = |text: &'static str| encoder.encode(&Reading::Text(Cow::Borrowed(text)));
+        let encode =
+            |text: &'static str| encoder.encode(&column, &Reading::Text(Cow::Borrowed(text)));
         assert_eq!(encode("web").code, 0);
         assert_eq!(encode("web").oddity, None);
         assert_eq!((encode("fax").code, encode("never").code), (2, 2));
         assert_eq!(encode("never").oddity, Some(Oddity::UnseenCategory));
-        assert_eq!(encoder.encode(&Reading::Missing).code, 3);
+        assert_eq!(encoder.encode(&column, &Reading::Missing).code, 3);
     }
 
     #[test]
@@ -823,7 +810,7 @@ mod tests {
         assert_eq!(center, 0.5);
         let encoder = Encoder::new(&column);
         for odd in [Reading::Missing, Reading::Text("c".into())] {
-            let encoded = encoder.encode(&odd);
+            let encoded = encoder.encode(&column, &odd);
             assert!(encoded.oddity.is_some());
             assert_eq!(column.weight(encoded) - column.center, 0.0);
         }
@@ -879,7 +866,7 @@ mod tests {
         let values: Vec<f64> = (0..100).map(|i| f64::from(i % 10)).collect();
         let column = fit(ColumnType::Number, &numbers(&values)).unwrap();
         let encoder = Encoder::new(&column);
-        let encode = |x: f64| encoder.encode(&Reading::Number(x));
+        let encode = |x: f64| encoder.encode(&column, &Reading::Number(x));
         let mean: f64 = values.iter().map(|v| encode(*v).number).sum::<f64>() / 100.0;
         let square: f64 = values
             .iter()
@@ -891,7 +878,7 @@ mod tests {
         assert_eq!(encode(1e300).oddity, Some(Oddity::AboveRange));
         assert_eq!(encode(-1.0).oddity, Some(Oddity::BelowRange));
         assert_eq!(
-            encoder.encode(&Reading::Missing).oddity,
+            encoder.encode(&column, &Reading::Missing).oddity,
             Some(Oddity::MissingUnseen)
         );
     }

@@ -1,6 +1,5 @@
 //! The one way to score: a model, a deal, a moment.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -9,7 +8,7 @@ use rust_decimal::prelude::ToPrimitive;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::columns::{Column, ColumnReader, Encoded, Oddity, Treatment, encode};
+use crate::columns::{Column, ColumnReader, Encoded, Encoder, Oddity, Treatment};
 use crate::domain::{Currency, Deal, DealId, Exchange, LogOdds, Probability, Snapshot};
 use crate::error::Result;
 use crate::features::Reading;
@@ -113,7 +112,7 @@ pub struct Scorer {
 #[derive(Debug)]
 struct ReadyColumn {
     reader: ColumnReader,
-    codes: HashMap<String, u32>,
+    encoder: Encoder,
     /// First column in the model's design.
     offset: usize,
 }
@@ -125,16 +124,9 @@ impl Scorer {
         let mut columns = Vec::with_capacity(model.columns.len());
         let mut offset = 0;
         for column in &model.columns {
-            let codes = match &column.treatment {
-                Treatment::Number(_) => HashMap::new(),
-                Treatment::Category(t) => {
-                    let values = t.levels.iter().map(|level| level.value.clone());
-                    values.zip(0..).collect()
-                }
-            };
             columns.push(ReadyColumn {
                 reader: ColumnReader::new(&column.source, column.holds, &model.mapping)?,
-                codes,
+                encoder: Encoder::new(column),
                 offset,
             });
             offset += column.width();
@@ -161,7 +153,7 @@ impl Scorer {
         contributions
             .map(|(column, ready)| {
                 let reading = ready.reader.read(snapshot, &self.model.exchange);
-                contribution(column, ready.encode(column, &reading))
+                contribution(column, ready.encoder.encode(column, &reading))
             })
             .fold(self.intercept, |sum, c| sum + c)
     }
@@ -176,7 +168,7 @@ impl Scorer {
         let mut entries = vec![(self.model.width(), 1.0)];
         for (column, ready) in self.model.columns.iter().zip(self.columns.iter()) {
             let reading = ready.reader.read(&snapshot, &self.model.exchange);
-            let encoded = ready.encode(column, &reading);
+            let encoded = ready.encoder.encode(column, &reading);
             let contribution = contribution(column, encoded);
             log_odds += contribution;
             entries.extend(ready.entries(column, encoded));
@@ -282,12 +274,6 @@ impl Scorer {
 }
 
 impl ReadyColumn {
-    fn encode(&self, column: &Column, reading: &Reading) -> Encoded {
-        encode(&column.treatment, reading, |text| {
-            self.codes.get(text).copied()
-        })
-    }
-
     /// The non-zero entries of the design row, uncentered as the covariance is.
     fn entries(&self, column: &Column, encoded: Encoded) -> impl Iterator<Item = (usize, f64)> {
         let first_code = match column.treatment {

@@ -60,8 +60,14 @@ pub struct TrainOptions {
 pub fn train(deals: &[Deal], options: &TrainOptions, on_progress: OnProgress) -> Result<Model> {
     let history = History::of(deals, options.as_of)?;
     let (report, alpha) = report(&history, options, on_progress)?;
-    let all: Vec<usize> = (0..history.rows.len()).collect();
-    fit(&history, &all, alpha, options, report, on_progress)
+    fit(
+        &history,
+        &history.all_rows(),
+        alpha,
+        options,
+        report,
+        on_progress,
+    )
 }
 
 /// Judges a model on the closed deals among `deals`, which it must not have seen; `None` when there
@@ -72,9 +78,7 @@ pub fn train(deals: &[Deal], options: &TrainOptions, on_progress: OnProgress) ->
 pub fn evaluate(scorer: &Scorer, deals: &[Deal], as_of: Timestamp) -> Result<Option<Evaluation>> {
     let basis = scorer.model().training.basis;
     let history = History::with_basis(deals, as_of, basis)?;
-    let all: Vec<usize> = (0..history.rows.len()).collect();
-    let judged = judge_rows(scorer, &history, &all);
-    Ok(judge(&judged, scorer.model().training.base_rate, SEED))
+    Ok(judge_rows(scorer, &history, &history.all_rows()))
 }
 
 /// Judges a model on the deals that were open at a moment and closed later: what a ranking on that
@@ -84,13 +88,12 @@ pub fn evaluate(scorer: &Scorer, deals: &[Deal], as_of: Timestamp) -> Result<Opt
 /// `Unusable` when there are no such deals.
 pub fn evaluate_at(scorer: &Scorer, deals: &[Deal], at: Timestamp) -> Result<Option<Evaluation>> {
     let history = History::open_at(deals, at, scorer.model().training.basis)?;
-    let all: Vec<usize> = (0..history.rows.len()).collect();
-    let judged = judge_rows(scorer, &history, &all);
-    Ok(judge(&judged, scorer.model().training.base_rate, SEED))
+    Ok(judge_rows(scorer, &history, &history.all_rows()))
 }
 
-fn judge_rows(scorer: &Scorer, history: &History, picked: &[usize]) -> Vec<Judged> {
-    picked
+/// Judges by the picked rows, against the base rate that the model was trained on.
+fn judge_rows(scorer: &Scorer, history: &History, picked: &[usize]) -> Option<Evaluation> {
+    let judged: Vec<Judged> = picked
         .iter()
         .map(|&index| {
             let row = &history.rows[index];
@@ -101,7 +104,8 @@ fn judge_rows(scorer: &Scorer, history: &History, picked: &[usize]) -> Vec<Judge
                 deal: row.deal,
             }
         })
-        .collect()
+        .collect();
+    judge(&judged, scorer.model().training.base_rate, SEED)
 }
 
 /// Fits the recipe on older deals and judges it on newer ones. The penalty it chose goes with the
@@ -135,14 +139,14 @@ fn report(
     };
     let train_rows = history.rows_of(&split.train);
     let model = fit(history, &train_rows, None, options, unjudged, on_progress)?;
-    let (base_rate, alpha) = (model.training.base_rate, model.training.alpha);
+    let alpha = model.training.alpha;
     let scorer = Scorer::new(model.into(), options.exchange.clone().into())?;
     on_progress(phase("judging", 0, test_deals));
-    let judged = judge_rows(&scorer, history, &history.rows_of(&split.test));
+    let held_out = judge_rows(&scorer, history, &history.rows_of(&split.test));
     let report = Report {
         split: split.how,
         train_deals,
-        held_out: judge(&judged, base_rate, SEED),
+        held_out,
     };
     Ok((report, Some(alpha)))
 }
@@ -249,7 +253,10 @@ fn build_columns(
         match Column::fit(name.clone(), source.clone(), holds, &readings, deals) {
             Ok(column) => {
                 let encoder = Encoder::new(&column);
-                let encoded: Vec<_> = readings.iter().map(|r| encoder.encode(r)).collect();
+                let encoded: Vec<_> = readings
+                    .iter()
+                    .map(|r| encoder.encode(&column, r))
+                    .collect();
                 blocks.extend(column.blocks(&encoded));
                 columns.push(column);
             }

@@ -9,7 +9,7 @@ use super::score::load_model;
 use crate::config::ConfigArgs;
 use crate::domain::Deal;
 use crate::error::{Error, Result};
-use crate::ingest::{Mapping, Purpose};
+use crate::ingest::Purpose;
 use crate::model::Model;
 use crate::scoring::Scorer;
 use crate::training::{evaluate, evaluate_at};
@@ -42,10 +42,7 @@ pub fn run(args: Args) -> Result<()> {
     let now = Timestamp::now();
     let config = args.settings.load()?;
     let model = load_model(args.model.as_deref(), &config)?;
-    let mut options = args.reading.options(Purpose::Train, now)?;
-    if options.mapping.is_none() && model.mapping != Mapping::default() {
-        options.mapping = Some(model.mapping.clone());
-    }
+    let options = args.reading.options_for(&model, Purpose::Train, now)?;
     let read = files::read(&args.files, &options)?;
     tell_if_seen(&model, &read.deals);
     let scorer = Scorer::new(model.into(), Arc::new(config.exchange))?;

@@ -1,6 +1,6 @@
 //! What the commands that read files of deals share: flags, and telling of what was found.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -9,6 +9,7 @@ use jiff::tz::TimeZone;
 use super::bar::Bar;
 use crate::error::{Error, Result};
 use crate::ingest::{Deals, Mapping, Purpose, ReadOptions, read_deals};
+use crate::model::Model;
 
 /// Rejected rows that are shown; the file of rejects has all.
 const REJECTS_SHOWN_MAX: usize = 5;
@@ -39,6 +40,21 @@ impl FileArgs {
         options.writes_rejects = true;
         Ok(options)
     }
+
+    /// As [`Self::options`]; where no mapping is given, with that of the model. A model that learned
+    /// from documents knows no columns: then they are guessed.
+    pub fn options_for(
+        &self,
+        model: &Model,
+        purpose: Purpose,
+        now: Timestamp,
+    ) -> Result<ReadOptions> {
+        let mut options = self.options(purpose, now)?;
+        if options.mapping.is_none() && model.mapping != Mapping::default() {
+            options.mapping = Some(model.mapping.clone());
+        }
+        Ok(options)
+    }
 }
 
 /// Reads whole files, with a bar, and tells what was found.
@@ -50,14 +66,13 @@ pub fn read(files: &[PathBuf], options: &ReadOptions) -> Result<Deals> {
         tell_guess(lines, &deals.mapping);
     }
     tell_notices(&deals.notices);
-    for (file, reject) in deals.rejects.iter().take(REJECTS_SHOWN_MAX) {
-        eprintln!("rejected: {}", reject.clone().into_error(file));
-    }
+    let rejects = deals.rejects.iter();
+    tell_rejects(rejects.map(|(file, reject)| reject.clone().into_error(file)));
     if deals.rejected > 0 {
         eprintln!("{} rows were rejected", deals.rejected);
     }
     for path in &deals.rejects_files {
-        eprintln!("all rejected rows, with reasons: {}", path.display());
+        tell_rejects_file(path);
     }
     Ok(deals)
 }
@@ -80,6 +95,17 @@ pub fn tell_notices(notices: &[String]) {
     }
 }
 
+/// Shows the first of the rejected rows.
+pub fn tell_rejects(rejects: impl Iterator<Item = Error>) {
+    for error in rejects.take(REJECTS_SHOWN_MAX) {
+        eprintln!("rejected: {error}");
+    }
+}
+
+pub fn tell_rejects_file(path: &Path) {
+    eprintln!("all rejected rows, with reasons: {}", path.display());
+}
+
 /// `--as-of`: an RFC 3339 time, or a date, which is its first moment in UTC.
 pub fn parse_moment(text: &str) -> Result<Timestamp, String> {
     if let Ok(at) = text.parse::<Timestamp>() {
@@ -95,12 +121,12 @@ pub fn parse_moment(text: &str) -> Result<Timestamp, String> {
 }
 
 /// Writes a text file whole, or not at all.
-pub fn write_file(path: &std::path::Path, text: &str) -> Result<()> {
+pub fn write_file(path: &Path, text: &str) -> Result<()> {
     let failed =
         |e: std::io::Error| Error::Malformed(format!("cannot write {}: {e}", path.display()));
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => std::path::Path::new("."),
+        _ => Path::new("."),
     };
     let mut file = tempfile::Builder::new()
         .permissions(readable_by_all())

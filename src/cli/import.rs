@@ -4,15 +4,13 @@ use anyhow::Context;
 use serde_json::{Value, json};
 
 use super::bar::Bar;
+use super::files;
 use super::out;
 use crate::app::{DataDirLock, now, open_book};
 use crate::config::{Config, ConfigArgs};
 use crate::error::{Error, Result};
 use crate::ingest::Mapping;
 use crate::jobs::{self, ImportReport, ImportTask};
-
-/// Rejected rows that are shown; the file of rejects has all.
-const REJECTS_SHOWN_MAX: usize = 5;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -101,29 +99,17 @@ fn print_report(report: &ImportReport, rejects: Option<&PathBuf>) -> Result<()> 
         report.rejected
     ))?;
     if let (Some(lines), Some(mapping)) = (&report.guessed, &report.mapping) {
-        eprintln!("the mapping was guessed; save it, mend it, and give it with --mapping:");
-        for line in lines {
-            eprintln!("  # {line}");
-        }
-        match mapping.to_toml() {
-            Ok(text) => eprintln!("{text}"),
-            Err(error) => eprintln!("{error}"),
-        }
+        files::tell_guess(lines, mapping);
     }
-    for notice in &report.notices {
-        eprintln!("note: {notice}");
-    }
-    for row in report.rejects.iter().take(REJECTS_SHOWN_MAX) {
-        let error = Error::Input {
-            file: report.file.clone(),
-            line: row.line,
-            column: row.column.clone(),
-            reason: row.reason.clone(),
-        };
-        eprintln!("rejected: {error}");
-    }
+    files::tell_notices(&report.notices);
+    files::tell_rejects(report.rejects.iter().map(|row| Error::Input {
+        file: report.file.clone(),
+        line: row.line,
+        column: row.column.clone(),
+        reason: row.reason.clone(),
+    }));
     if let Some(path) = rejects {
-        eprintln!("all rejected rows, with reasons: {}", path.display());
+        files::tell_rejects_file(path);
     }
     Ok(())
 }

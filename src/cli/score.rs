@@ -11,7 +11,7 @@ use super::files::{self, FileArgs, parse_moment};
 use crate::config::{Config, ConfigArgs};
 use crate::domain::Deal;
 use crate::error::{Error, Result};
-use crate::ingest::{DealsReader, Mapping, Purpose, ReadOptions, RejectsWriter, rejects_path};
+use crate::ingest::{DealsReader, Purpose, ReadOptions, RejectsWriter, rejects_path};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::scoring::{Score, Scorer};
@@ -73,11 +73,7 @@ pub fn run(args: Args) -> Result<()> {
     let now = Timestamp::now();
     let config = args.settings.load()?;
     let model = load_model(args.model.as_deref(), &config)?;
-    let mut options = args.reading.options(Purpose::Score, now)?;
-    // A model that learned from documents knows no columns: then they are guessed.
-    if options.mapping.is_none() && model.mapping != Mapping::default() {
-        options.mapping = Some(model.mapping.clone());
-    }
+    let options = args.reading.options_for(&model, Purpose::Score, now)?;
     let scorer = Scorer::new(model.into(), Arc::new(config.exchange))?;
     let as_of = args.as_of.unwrap_or(AsOf::At(now));
     match &args.out {
@@ -178,7 +174,7 @@ impl Args {
         }
         eprintln!("{scored} deals scored, {rejected} rows rejected");
         if let Some(path) = rejects.finish()? {
-            eprintln!("all rejected rows, with reasons: {}", path.display());
+            files::tell_rejects_file(&path);
         }
         Ok(())
     }

@@ -154,6 +154,10 @@ impl<'a> History<'a> {
         names.map(String::as_str).collect()
     }
 
+    pub fn all_rows(&self) -> Vec<usize> {
+        (0..self.rows.len()).collect()
+    }
+
     pub fn rows_of(&self, deals: &[usize]) -> Vec<usize> {
         let wanted: std::collections::HashSet<usize> = deals.iter().copied().collect();
         let rows = self.rows.iter().enumerate();
