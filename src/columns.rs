@@ -1,6 +1,8 @@
 //! From the values of a column to numbers that a linear model can weigh: what a column holds is
 //! found by looking, how it is treated is fitted on training rows and kept in the model.
 
+pub mod bands;
+
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
@@ -14,6 +16,7 @@ use crate::ingest::Mapping;
 use crate::ingest::mapping::ColumnType;
 use crate::ingest::values::{TimeReader, read_boolean};
 use crate::learning::design::{Block, NO_LEVEL};
+use bands::Bands;
 
 /// Share of the values that must be numbers (or dates) for the column to be one of numbers (or
 /// dates); the odd rest is treated as missing.
@@ -58,7 +61,8 @@ pub enum Treatment {
     Category(CategoryTreatment),
 }
 
-/// `coefficient x (transform(clamp(x, low, high)) - mean) / deviation`.
+/// `coefficient x (transform(clamp(x, low, high)) - mean) / deviation`, and what the number's band
+/// weighs beside that line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NumberTreatment {
     pub transform: Transform,
@@ -71,6 +75,8 @@ pub struct NumberTreatment {
     pub high: f64,
     /// Log-odds for one deviation.
     pub coefficient: f64,
+    /// Where the effect leaves the line; none in a model of lines.
+    pub bands: Bands,
     /// What a missing value weighs; without it, a missing value weighs nothing.
     pub missing: Option<Level>,
 }
@@ -128,7 +134,7 @@ impl Transform {
 pub struct Encoded {
     /// The standardised number; 0 for a missing one and for categories.
     pub number: f64,
-    /// The level among the column's own, or [`NO_LEVEL`].
+    /// The level among the column's own ([`Column::levels`]), or [`NO_LEVEL`].
     pub code: u32,
     pub oddity: Option<Oddity>,
 }
@@ -174,77 +180,136 @@ impl Column {
         })
     }
 
-    /// Columns of the design matrix: a number has itself and perhaps a missing indicator, a category
-    /// its levels, perhaps the rest, perhaps a missing level.
+    /// Columns of the design matrix: a number has its line, a category has not; both have levels.
     pub fn width(&self) -> usize {
+        self.lines() + self.levels()
+    }
+
+    /// Columns of the design matrix before the levels: one for a number, none for a category.
+    pub fn lines(&self) -> usize {
         match &self.treatment {
-            Treatment::Number(t) => 1 + usize::from(t.missing.is_some()),
+            Treatment::Number(_) => 1,
+            Treatment::Category(_) => 0,
+        }
+    }
+
+    /// Levels, in the order of codes: a number has its bands and perhaps a missing level, a category
+    /// its own levels, perhaps the rest, perhaps a missing level.
+    pub fn levels(&self) -> usize {
+        match &self.treatment {
+            Treatment::Number(t) => t.bands.len() + usize::from(t.missing.is_some()),
             Treatment::Category(t) => t.width(),
+        }
+    }
+
+    /// Drops the bands of a number: its effect becomes a line.
+    pub fn straighten(&mut self) {
+        if let Treatment::Number(t) = &mut self.treatment {
+            t.bands = Bands::default();
         }
     }
 
     /// The design blocks of encoded training rows.
     pub fn blocks(&self, rows: &[Encoded]) -> Vec<Block> {
-        let codes = || rows.iter().map(|e| e.code).collect();
-        match &self.treatment {
+        let mut blocks = Vec::new();
+        if self.lines() == 1 {
+            blocks.push(Block::Numeric(rows.iter().map(|e| e.number).collect()));
+        }
+        if self.levels() > 0 {
+            blocks.push(Block::Codes {
+                codes: rows.iter().map(|e| e.code).collect(),
+                levels: self.levels(),
+                height: 1.0,
+            });
+        }
+        blocks
+    }
+
+    /// Takes the fitted coefficients, in the order of [`Self::blocks`].
+    pub fn take_coefficients(&mut self, coefficients: &[f64]) {
+        debug_assert_eq!(coefficients.len(), self.width());
+        let (line, levels) = coefficients.split_at(self.lines());
+        if let (Treatment::Number(t), [line]) = (&mut self.treatment, line) {
+            t.coefficient = *line;
+        }
+        self.add_to_levels(levels, |_, added| added);
+    }
+
+    /// Adds to the weight of each level, in the order of codes.
+    pub fn shift_levels(&mut self, shifts: &[f64]) {
+        debug_assert_eq!(shifts.len(), self.levels());
+        self.add_to_levels(shifts, |before, added| before + added);
+    }
+
+    fn add_to_levels(&mut self, values: &[f64], change: impl Fn(f64, f64) -> f64) {
+        let weights: Box<dyn Iterator<Item = &mut f64>> = match &mut self.treatment {
             Treatment::Number(t) => {
-                let mut blocks = vec![Block::Numeric(rows.iter().map(|e| e.number).collect())];
-                if t.missing.is_some() {
-                    blocks.push(Block::Codes {
-                        codes: codes(),
-                        levels: 1,
-                    });
-                }
-                blocks
+                let bands = t.bands.all_mut().map(|band| &mut band.coefficient);
+                Box::new(bands.chain(t.missing.iter_mut().map(|level| &mut level.coefficient)))
             }
-            Treatment::Category(t) => vec![Block::Codes {
-                codes: codes(),
-                levels: t.width(),
-            }],
+            Treatment::Category(t) => Box::new(t.all_mut().map(|level| &mut level.coefficient)),
+        };
+        for (weight, value) in weights.zip(values) {
+            *weight = change(*weight, *value);
         }
     }
 
-    /// Takes the fitted coefficients, in the order of [`Self::blocks`], and centers the column;
-    /// returns the center, which belongs into the intercept.
-    pub fn take_coefficients(&mut self, coefficients: &[f64], rows: usize) -> f64 {
-        debug_assert_eq!(coefficients.len(), self.width());
-        match &mut self.treatment {
-            Treatment::Number(t) => {
-                t.coefficient = coefficients[0];
-                if let Some(missing) = &mut t.missing {
-                    missing.coefficient = coefficients[1];
-                }
-            }
-            Treatment::Category(t) => {
-                for (level, coefficient) in t.all_mut().zip(coefficients) {
-                    level.coefficient = *coefficient;
-                }
-            }
-        }
-        self.center = self.mean_weight(rows);
+    /// Centers the column on its mean weight over the training rows and returns it: it belongs into
+    /// the intercept. A standardised number has mean 0.
+    pub fn centered(&mut self, rows: usize) -> f64 {
+        let weights = self.level_weights();
+        self.center = weights
+            .map(|(weight, count)| weight * count as f64 / rows as f64)
+            .sum();
         self.center
     }
 
-    /// Mean weight over the training rows, before centering. A standardised number has mean 0.
-    fn mean_weight(&self, rows: usize) -> f64 {
-        let weigh = |level: &Level| level.coefficient * level.count as f64 / rows as f64;
+    /// Weight and training rows of each level, in the order of codes.
+    fn level_weights(&self) -> Box<dyn Iterator<Item = (f64, usize)> + '_> {
         match &self.treatment {
-            Treatment::Number(t) => t.missing.iter().map(weigh).sum(),
-            Treatment::Category(t) => t.all().map(weigh).sum(),
+            Treatment::Number(t) => {
+                let bands = t.bands.all().map(|band| (band.coefficient, band.count));
+                Box::new(bands.chain(t.missing.iter().map(|l| (l.coefficient, l.count))))
+            }
+            Treatment::Category(t) => Box::new(t.all().map(|l| (l.coefficient, l.count))),
         }
     }
 
     /// The weight of an encoded value, log-odds, before centering.
     pub fn weight(&self, value: Encoded) -> f64 {
+        let code = value.code as usize;
         match &self.treatment {
-            Treatment::Number(t) => match (&t.missing, value.code) {
-                (Some(missing), 0) => missing.coefficient,
-                _ => t.coefficient * value.number,
+            Treatment::Number(t) => {
+                let beside = match t.bands.get(code) {
+                    Some(band) => band.coefficient,
+                    None if code == t.bands.len() => t
+                        .missing
+                        .as_ref()
+                        .map_or(0.0, |missing| missing.coefficient),
+                    None => 0.0,
+                };
+                t.coefficient * value.number + beside
+            }
+            Treatment::Category(t) => t.level(code).map_or(self.center, |level| level.coefficient),
+        }
+    }
+
+    /// A level in words: `is Google`, `is from 200 to 400`, `is missing`.
+    pub fn level_text(&self, code: u32) -> String {
+        let code = code as usize;
+        match &self.treatment {
+            Treatment::Number(t) => match t.bands.get(code) {
+                Some(band) if band.low == band.high => format!("is {}", rounded(band.low)),
+                Some(band) => format!("is from {} to {}", rounded(band.low), rounded(band.high)),
+                None => "is missing".into(),
             },
-            Treatment::Category(t) => t
-                .all()
-                .nth(value.code as usize)
-                .map_or(self.center, |level| level.coefficient),
+            Treatment::Category(t) if code < t.levels.len() => {
+                format!("is {}", t.levels[code].value)
+            }
+            Treatment::Category(t) if code == t.levels.len() && t.other.is_some() => {
+                "is rare".into()
+            }
+            Treatment::Category(_) => "is missing".into(),
         }
     }
 
@@ -269,6 +334,8 @@ impl Column {
         match &self.treatment {
             Treatment::Number(t) => {
                 numbers.extend([t.mean, t.deviation, t.low, t.high, t.coefficient]);
+                let bands = t.bands.all();
+                numbers.extend(bands.flat_map(|b| [b.low, b.high, b.coefficient]));
                 numbers.extend(t.missing.iter().map(|level| level.coefficient));
             }
             Treatment::Category(t) => numbers.extend(t.all().map(|level| level.coefficient)),
@@ -285,6 +352,10 @@ impl CategoryTreatment {
     /// Levels, other, missing: the order of codes.
     pub fn all(&self) -> impl Iterator<Item = &Level> {
         self.levels.iter().chain(&self.other).chain(&self.missing)
+    }
+
+    fn level(&self, code: usize) -> Option<&Level> {
+        self.levels.get(code).or_else(|| self.all().nth(code))
     }
 
     fn all_mut(&mut self) -> impl Iterator<Item = &mut Level> {
@@ -500,8 +571,18 @@ fn fit_number(readings: &[Reading], deals: &[usize]) -> Result<NumberTreatment, 
         low,
         high,
         coefficient: 0.0,
+        bands: Bands::cut(&numbered(readings, deals)),
         missing: (missing_count >= MISSING_ROWS_MIN).then(|| Level::new("missing", missing_count)),
     })
+}
+
+fn numbered(readings: &[Reading], deals: &[usize]) -> Vec<(f64, usize)> {
+    let rows = readings.iter().zip(deals);
+    rows.filter_map(|(reading, &deal)| match reading {
+        Reading::Number(number) => Some((*number, deal)),
+        _ => None,
+    })
+    .collect()
 }
 
 fn constant_reason(differing: usize, rows: usize) -> String {
@@ -557,6 +638,11 @@ fn moments(values: &[f64]) -> (f64, f64) {
     let mean = values.iter().sum::<f64>() / count;
     let variance = values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / count;
     (mean, variance.sqrt())
+}
+
+/// To hundredths, as people read numbers.
+pub fn rounded(number: f64) -> f64 {
+    (number * 100.0).round() / 100.0
 }
 
 /// Third standardised moment.
@@ -667,7 +753,11 @@ impl Encoder {
 fn encode_number(t: &NumberTreatment, reading: &Reading) -> Encoded {
     let missing = |oddity: Option<Oddity>| Encoded {
         number: 0.0,
-        code: if t.missing.is_some() { 0 } else { NO_LEVEL },
+        code: if t.missing.is_some() {
+            t.bands.len() as u32
+        } else {
+            NO_LEVEL
+        },
         oddity: oddity.or_else(|| t.missing.is_none().then_some(Oddity::MissingUnseen)),
     };
     match reading {
@@ -679,10 +769,10 @@ fn encode_number(t: &NumberTreatment, reading: &Reading) -> Encoded {
             } else {
                 None
             };
-            let transformed = t.transform.apply(x.clamp(t.low, t.high));
+            let known = x.clamp(t.low, t.high);
             Encoded {
-                number: (transformed - t.mean) / t.deviation,
-                code: NO_LEVEL,
+                number: (t.transform.apply(known) - t.mean) / t.deviation,
+                code: t.bands.code(known).unwrap_or(NO_LEVEL),
                 oddity,
             }
         }
@@ -806,8 +896,8 @@ mod tests {
     #[test]
     fn an_unseen_value_without_a_place_weighs_nothing() {
         let mut column = fit(ColumnType::Category, &texts(&[("a", 30), ("b", 10)])).unwrap();
-        let center = column.take_coefficients(&[1.0, -1.0], 40);
-        assert_eq!(center, 0.5);
+        column.take_coefficients(&[1.0, -1.0]);
+        assert_eq!(column.centered(40), 0.5);
         let encoder = Encoder::new(&column);
         for odd in [Reading::Missing, Reading::Text("c".into())] {
             let encoded = encoder.encode(&column, &odd);

@@ -13,6 +13,7 @@ pub mod book;
 pub mod cli;
 pub mod columns;
 pub mod config;
+pub mod crosses;
 pub mod domain;
 pub mod error;
 pub mod evaluation;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::columns::Column;
+use crate::crosses::Cross;
 use crate::domain::{Exchange, Probability};
 use crate::error::{Error, Result};
 use crate::evaluation::Evaluation;
@@ -18,6 +19,8 @@ const FORMAT: &str = "dealrank-model";
 const FORMAT_VERSION: u32 = 1;
 /// No history gives odds of e^50; contributions have the same limit.
 const INTERCEPT_MAX: f64 = 50.0;
+/// Nor does any calibration stretch or shift log-odds that far.
+const CALIBRATION_MAX: f64 = 20.0;
 
 /// A model: what it reads, what each value weighs, what it was learned from, how good it was on
 /// deals it had not seen. See `training` for how one is made and `scoring` for its use.
@@ -38,13 +41,17 @@ pub struct Model {
     /// Log-odds of the average deal: the coefficient of the intercept plus all centers.
     pub intercept: f64,
     pub columns: Vec<Column>,
+    /// Pairs of columns, in a model of that form.
+    pub crosses: Vec<Cross>,
+    /// Of the log-odds; `None` where they are best as they are.
+    pub calibration: Option<Calibration>,
     pub dropped: Vec<Dropped>,
     /// Missing tokens, aliases, types and column names, as given for training.
     pub mapping: Mapping,
     /// Rates for the amount as a feature. Expected values use the rates of the service.
     pub exchange: Exchange,
-    /// Covariance of the coefficients in the order of the columns' design, the intercept last:
-    /// lower triangle by rows, little-endian f32 in base64.
+    /// Covariance of the coefficients: of the columns in the order of their design, of the crosses'
+    /// cells, and of the intercept.
     pub covariance: Covariance,
 }
 
@@ -65,6 +72,8 @@ pub struct Training {
     /// Nothing later was known.
     pub as_of: Timestamp,
     pub basis: Basis,
+    /// How far the model bends, from cross-validation.
+    pub form: Form,
     /// Weight of half the squared norm against the summed log loss, from cross-validation.
     pub alpha: f64,
     /// Whether linfa checked the optimum.
@@ -100,69 +109,145 @@ pub struct Dropped {
     pub reason: String,
 }
 
-/// A symmetric matrix, kept as its lower triangle.
+/// What log-odds are turned into before they become a probability: `shift + slope x log-odds`, fitted
+/// on deals that the coefficients had not seen (Platt 1999).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Calibration {
+    /// Above zero: the order of deals stays.
+    pub slope: f64,
+    pub shift: f64,
+}
+
+impl Calibration {
+    /// Changes nothing.
+    pub const IDENTITY: Self = Self {
+        slope: 1.0,
+        shift: 0.0,
+    };
+
+    /// The calibrated log-odds.
+    pub fn apply(&self, log_odds: f64) -> f64 {
+        self.shift + self.slope * log_odds
+    }
+}
+
+/// How far a model bends; the more it may, the more deals it takes to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// Numbers weigh by a line.
+    Lines,
+    /// Numbers weigh by a line and by the band that they fall in.
+    Bands,
+    /// Bands, and pairs of columns together.
+    Crosses,
+}
+
+/// A factor `F` of the covariance `F F'` of the coefficients: one row for each, as 16-bit fractions of
+/// the row's largest entry.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[serde(try_from = "CovarianceText", into = "CovarianceText")]
 pub struct Covariance {
-    /// Row after row, up to the diagonal.
-    triangle: Vec<f32>,
+    columns: usize,
+    scales: Vec<f32>,
+    cells: Vec<i16>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CovarianceText {
+    columns: usize,
+    /// Little-endian f32 in base64.
+    scales: String,
+    /// Row after row, little-endian i16 in base64.
+    cells: String,
 }
 
 impl Covariance {
-    /// From the entries `(row, column)` with `column <= row < size`.
-    pub fn from_fn(size: usize, entry: impl Fn(usize, usize) -> f64) -> Self {
-        let rows = (0..size).flat_map(|r| (0..=r).map(move |c| (r, c)));
+    /// Of the rows of a factor, each as long as the others and of finite numbers.
+    pub fn new(rows: impl Iterator<Item = Vec<f64>>) -> Self {
+        let (mut columns, mut scales, mut cells) = (0, Vec::new(), Vec::new());
+        for row in rows {
+            columns = row.len();
+            let largest = row.iter().fold(0.0f64, |max, x| max.max(x.abs()));
+            let scale = (largest / f64::from(i16::MAX)).max(f64::MIN_POSITIVE);
+            scales.push(scale as f32);
+            cells.extend(row.iter().map(|x| (x / scale).round() as i16));
+        }
         Self {
-            triangle: rows.map(|(r, c)| entry(r, c) as f32).collect(),
+            columns,
+            scales,
+            cells,
         }
     }
 
-    fn holds(&self, size: usize) -> bool {
-        self.triangle.len() == size * (size + 1) / 2 && self.triangle.iter().all(|v| v.is_finite())
+    fn holds(&self, rows: usize) -> bool {
+        self.scales.len() == rows
+            && self.cells.len() == rows * self.columns
+            && self.scales.iter().all(|scale| scale.is_finite())
     }
 
-    /// `x' C x` for a vector given by its non-zero entries.
-    pub fn variance(&self, entries: &[(usize, f64)]) -> f64 {
-        let mut sum = 0.0;
-        for (index, &(i, x)) in entries.iter().enumerate() {
-            for &(j, z) in &entries[..index] {
-                sum += 2.0 * x * z * self.at(i, j);
+    /// `x' F F' x` for a vector of zeros and ones given by the places of its ones, and numbers given
+    /// with their places.
+    pub fn variance(&self, ones: &[usize], numbers: &[(usize, f64)]) -> f64 {
+        let mut sums = vec![0.0f32; self.columns];
+        let ones = ones.iter().map(|&place| (place, 1.0));
+        for (place, x) in ones.chain(numbers.iter().copied()) {
+            let scale = self.scales[place] * x as f32;
+            let row = &self.cells[place * self.columns..(place + 1) * self.columns];
+            for (sum, &cell) in sums.iter_mut().zip(row) {
+                *sum += scale * f32::from(cell);
             }
-            sum += x * x * self.at(i, i);
         }
-        sum.max(0.0)
+        sums.iter()
+            .map(|&sum| f64::from(sum) * f64::from(sum))
+            .sum()
     }
 
-    fn at(&self, i: usize, j: usize) -> f64 {
-        let (row, column) = (i.max(j), i.min(j));
-        f64::from(self.triangle[row * (row + 1) / 2 + column])
+    /// The standard error of the coefficient at a place.
+    pub fn standard_error(&self, place: usize) -> f64 {
+        self.variance(&[place], &[]).sqrt()
     }
 }
 
-impl TryFrom<String> for Covariance {
+impl TryFrom<CovarianceText> for Covariance {
     type Error = String;
 
-    fn try_from(text: String) -> Result<Self, String> {
-        let bytes = BASE64
-            .decode(text)
-            .map_err(|e| format!("covariance: {e}"))?;
-        let (numbers, []) = bytes.as_chunks::<4>() else {
-            return Err("covariance: not a whole number of f32".into());
+    fn try_from(text: CovarianceText) -> Result<Self, String> {
+        let decode = |text: &str| {
+            let bytes = BASE64.decode(text);
+            bytes.map_err(|e| format!("covariance: {e}"))
+        };
+        let (scales, cells) = (decode(&text.scales)?, decode(&text.cells)?);
+        let ((scales, []), (cells, [])) = (scales.as_chunks::<4>(), cells.as_chunks::<2>()) else {
+            return Err("covariance: not a whole number of entries".into());
         };
         Ok(Self {
-            triangle: numbers.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            columns: text.columns,
+            scales: scales.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            cells: cells.iter().map(|b| i16::from_le_bytes(*b)).collect(),
         })
     }
 }
 
-impl From<Covariance> for String {
-    fn from(covariance: Covariance) -> String {
-        let bytes: Vec<u8> = covariance
-            .triangle
+impl From<Covariance> for CovarianceText {
+    fn from(covariance: Covariance) -> Self {
+        let scales: Vec<u8> = covariance
+            .scales
             .iter()
             .flat_map(|v| v.to_le_bytes())
             .collect();
-        BASE64.encode(bytes)
+        let cells: Vec<u8> = covariance
+            .cells
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect();
+        Self {
+            columns: covariance.columns,
+            scales: BASE64.encode(scales),
+            cells: BASE64.encode(cells),
+        }
     }
 }
 
@@ -174,6 +259,8 @@ pub struct ModelParts {
     pub grades: [Probability; 3],
     pub intercept: f64,
     pub columns: Vec<Column>,
+    pub crosses: Vec<Cross>,
+    pub calibration: Option<Calibration>,
     pub dropped: Vec<Dropped>,
     pub mapping: Mapping,
     pub exchange: Exchange,
@@ -194,6 +281,8 @@ impl Model {
             grades: parts.grades,
             intercept: parts.intercept,
             columns: parts.columns,
+            crosses: parts.crosses,
+            calibration: parts.calibration,
             dropped: parts.dropped,
             mapping: parts.mapping,
             exchange: parts.exchange,
@@ -205,7 +294,27 @@ impl Model {
 
     /// Columns of the design without the intercept.
     pub fn width(&self) -> usize {
-        self.columns.iter().map(Column::width).sum()
+        let cells: usize = self.crosses.iter().map(|cross| cross.cells.len()).sum();
+        self.columns.iter().map(Column::width).sum::<usize>() + cells
+    }
+
+    /// The calibration, also where it changes nothing.
+    pub fn calibrate(&self, log_odds: f64) -> f64 {
+        self.calibration
+            .unwrap_or(Calibration::IDENTITY)
+            .apply(log_odds)
+    }
+
+    /// The place of a column among the model's.
+    pub fn column(&self, name: &str) -> Option<usize> {
+        self.columns.iter().position(|column| column.name == name)
+    }
+
+    fn is_sound_cross(&self, cross: &Cross) -> bool {
+        match (self.column(&cross.left), self.column(&cross.right)) {
+            (Some(left), Some(right)) => cross.is_sound(&self.columns[left], &self.columns[right]),
+            _ => false,
+        }
     }
 
     /// The model as indented JSON; `from_json` reads back an equal model.
@@ -255,6 +364,18 @@ impl Model {
         if self.intercept.abs() > INTERCEPT_MAX || !self.columns.iter().all(Column::is_sound) {
             return damaged("a number is beyond what training can give");
         }
+        if !self.crosses.iter().all(|cross| self.is_sound_cross(cross)) {
+            return damaged("a cross does not fit its columns");
+        }
+        let is_sound = |c: &Calibration| {
+            finite(&[c.slope, c.shift])
+                && c.slope > 0.0
+                && c.slope <= CALIBRATION_MAX
+                && c.shift.abs() <= CALIBRATION_MAX
+        };
+        if !self.calibration.iter().all(is_sound) {
+            return damaged("its calibration is beyond what training can give");
+        }
         if !self.covariance.holds(self.width() + 1) {
             return damaged("its covariance does not fit its columns");
         }
@@ -286,18 +407,15 @@ mod tests {
 
     #[test]
     fn the_variance_is_the_quadratic_form() {
-        let matrix = [[2.0, 0.5, 0.0], [0.5, 1.0, -0.25], [0.0, -0.25, 4.0]];
-        let covariance = Covariance::from_fn(3, |r, c| matrix[r][c]);
-        let x = [1.0, -2.0, 3.0];
-        let mut expected = 0.0;
-        for r in 0..3 {
-            for c in 0..3 {
-                expected += x[r] * matrix[r][c] * x[c];
-            }
-        }
-        let entries = [(2, 3.0), (0, 1.0), (1, -2.0)];
-        assert_eq!(covariance.variance(&entries), expected);
-        let text = String::from(covariance.clone());
+        let factor = [[2.0, 0.5], [0.5, 1.0], [0.0, -0.25]];
+        let covariance = Covariance::new(factor.iter().map(|row| row.to_vec()));
+        let x = [1.0, -2.0, 1.0];
+        let sums = [0, 1].map(|c| (0..3).map(|r| x[r] * factor[r][c]).sum::<f64>());
+        let expected = sums[0] * sums[0] + sums[1] * sums[1];
+        let variance = covariance.variance(&[2, 0], &[(1, -2.0)]);
+        assert!((variance / expected - 1.0).abs() < 1e-3, "{variance}");
+        assert!((covariance.standard_error(2) - 0.25).abs() < 1e-4);
+        let text = CovarianceText::from(covariance.clone());
         assert_eq!(Covariance::try_from(text), Ok(covariance));
     }
 

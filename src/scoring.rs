@@ -8,7 +8,8 @@ use rust_decimal::prelude::ToPrimitive;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::columns::{Column, ColumnReader, Encoded, Encoder, Oddity, Treatment};
+use crate::columns::{Column, ColumnReader, Encoded, Encoder, Oddity, Treatment, rounded};
+use crate::crosses::Cross;
 use crate::domain::{Currency, Deal, DealId, Exchange, LogOdds, Probability, Snapshot};
 use crate::error::Result;
 use crate::features::Reading;
@@ -19,6 +20,8 @@ use crate::model::Model;
 pub const INTERVAL_LEVEL: f64 = 0.9;
 /// 95th percentile of the standard normal distribution: both sides of the level.
 const INTERVAL_Z: f64 = 1.644_853_626_951_472_2;
+/// Half of a cross that is worth a word in a reason: a tenth of the odds.
+const TOGETHER_MIN: f64 = 0.0953;
 /// Contributions are multiples of 2^-40 (about 1e-12), so that their sums are exact in f64 and do
 /// not depend on the order, as long as they stay below 2^13: real log-odds stay below 2^5.
 const CONTRIBUTION_UNIT: f64 = 1.0 / (1u64 << 40) as f64;
@@ -106,6 +109,7 @@ pub struct Scorer {
     model: Arc<Model>,
     exchange: Arc<Exchange>,
     columns: Arc<Vec<ReadyColumn>>,
+    crosses: Arc<Vec<ReadyCross>>,
     intercept: f64,
 }
 
@@ -115,6 +119,48 @@ struct ReadyColumn {
     encoder: Encoder,
     /// First column in the model's design.
     offset: usize,
+}
+
+/// Two columns that weigh together.
+#[derive(Debug)]
+struct ReadyCross {
+    left: usize,
+    right: usize,
+    right_levels: u32,
+    /// By pair of levels: half of the weight, which each of the columns has, and the cell's place in
+    /// the design, if it has one.
+    cells: Vec<(f64, Option<u32>)>,
+}
+
+impl ReadyCross {
+    /// `offset` is the place of the first cell in the design.
+    fn new(cross: &Cross, left: usize, right: usize, offset: usize) -> Self {
+        let halves = cross
+            .table()
+            .into_iter()
+            .map(|weight| to_unit((0.5 * weight).clamp(-CONTRIBUTION_MAX, CONTRIBUTION_MAX)));
+        let mut cells: Vec<(f64, Option<u32>)> = halves.map(|half| (half, None)).collect();
+        let right_levels = cross.right_means.len();
+        for (index, cell) in cross.cells.iter().enumerate() {
+            let pair = cell.left as usize * right_levels + cell.right as usize;
+            cells[pair].1 = Some((offset + index) as u32);
+        }
+        Self {
+            left,
+            right,
+            right_levels: right_levels as u32,
+            cells,
+        }
+    }
+
+    /// What the pair weighs for each of its columns, and its place; nothing where one has no level.
+    fn at(&self, encoded: &[Encoded]) -> (f64, Option<u32>) {
+        let (left, right) = (encoded[self.left].code, encoded[self.right].code);
+        if left == NO_LEVEL || right == NO_LEVEL {
+            return (0.0, None);
+        }
+        self.cells[(left * self.right_levels + right) as usize]
+    }
 }
 
 impl Scorer {
@@ -131,9 +177,20 @@ impl Scorer {
             });
             offset += column.width();
         }
+        let mut crosses = Vec::with_capacity(model.crosses.len());
+        for cross in &model.crosses {
+            // A model whose crosses do not fit its columns cannot be read in the first place.
+            if let (Some(left), Some(right)) =
+                (model.column(&cross.left), model.column(&cross.right))
+            {
+                crosses.push(ReadyCross::new(cross, left, right, offset));
+            }
+            offset += cross.cells.len();
+        }
         Ok(Self {
             intercept: to_unit(model.intercept),
             columns: Arc::new(columns),
+            crosses: Arc::new(crosses),
             model,
             exchange,
         })
@@ -147,42 +204,66 @@ impl Scorer {
         &self.exchange
     }
 
-    /// The uncalibrated log-odds of a snapshot, without reasons: what [`Self::score`] starts from.
-    pub fn log_odds(&self, snapshot: &Snapshot) -> f64 {
-        let contributions = self.model.columns.iter().zip(self.columns.iter());
-        contributions
+    /// The value of each column, read and encoded.
+    fn readings<'a>(&'a self, snapshot: &Snapshot<'a>) -> (Vec<Reading<'a>>, Vec<Encoded>) {
+        let columns = self.model.columns.iter().zip(self.columns.iter());
+        columns
             .map(|(column, ready)| {
                 let reading = ready.reader.read(snapshot, &self.model.exchange);
-                contribution(column, ready.encoder.encode(column, &reading))
+                let encoded = ready.encoder.encode(column, &reading);
+                (reading, encoded)
             })
-            .fold(self.intercept, |sum, c| sum + c)
+            .unzip()
+    }
+
+    /// The uncalibrated log-odds of a snapshot, without reasons: what [`Self::score`] starts from.
+    pub fn log_odds(&self, snapshot: &Snapshot) -> f64 {
+        let (_, encoded) = self.readings(snapshot);
+        let columns = self.model.columns.iter().zip(&encoded);
+        let alone: f64 = columns
+            .map(|(column, encoded)| contribution(column, *encoded))
+            .sum();
+        let together: f64 = self
+            .crosses
+            .iter()
+            .map(|cross| 2.0 * cross.at(&encoded).0)
+            .sum();
+        self.intercept + alone + together
     }
 
     /// Scores a deal as known at `at`. Never fails: what cannot be read becomes a warning.
     pub fn score(&self, deal: &Deal, at: Timestamp) -> Score {
         let snapshot = Snapshot::at(deal, at);
-        let mut reasons = Vec::new();
+        let (readings, encoded) = self.readings(&snapshot);
         let mut warnings = self.history_warning();
-        let mut log_odds = self.intercept;
-        // Non-zero entries of the deal's row in the design; the intercept is its last column.
-        let mut entries = vec![(self.model.width(), 1.0)];
-        for (column, ready) in self.model.columns.iter().zip(self.columns.iter()) {
-            let reading = ready.reader.read(&snapshot, &self.model.exchange);
-            let encoded = ready.encoder.encode(column, &reading);
-            let contribution = contribution(column, encoded);
-            log_odds += contribution;
-            entries.extend(ready.entries(column, encoded));
-            warnings.extend(oddity_warning(column, &reading, encoded));
-            if contribution != 0.0 {
-                reasons.push(reason(column, &reading, contribution));
+        let mut contributions: Vec<Contribution> = Vec::with_capacity(encoded.len());
+        // The deal's row in the design, uncentered as the covariance is; the intercept comes last.
+        let (mut ones, mut numbers) = (vec![self.model.width()], Vec::new());
+        for ((column, ready), (reading, &encoded)) in (self.model.columns.iter())
+            .zip(self.columns.iter())
+            .zip(readings.iter().zip(&encoded))
+        {
+            contributions.push(Contribution::alone(contribution(column, encoded)));
+            let first_level = ready.offset + column.lines();
+            if encoded.code != NO_LEVEL {
+                ones.push(first_level + encoded.code as usize);
             }
+            if encoded.number != 0.0 {
+                numbers.push((ready.offset, encoded.number));
+            }
+            warnings.extend(oddity_warning(column, reading, encoded));
         }
-        reasons.sort_by(|a, b| {
-            let by_size = b.contribution.abs().total_cmp(&a.contribution.abs());
-            by_size.then_with(|| a.feature.cmp(&b.feature))
-        });
-        let probability = probability(log_odds);
-        let margin = INTERVAL_Z * self.model.covariance.variance(&entries).sqrt();
+        for cross in self.crosses.iter() {
+            let (half, place) = cross.at(&encoded);
+            contributions[cross.left].add_half(half, cross.right);
+            contributions[cross.right].add_half(half, cross.left);
+            ones.extend(place.map(|place| place as usize));
+        }
+        let log_odds = self.intercept + contributions.iter().map(|c| c.total).sum::<f64>();
+        let reasons = self.reasons(&readings, &encoded, &contributions);
+        let probability = probability(self.model.calibrate(log_odds));
+        let variance = self.model.covariance.variance(&ones, &numbers);
+        let margin = INTERVAL_Z * variance.sqrt();
         let (expected_value, value_warning) = self.expected_value(&snapshot, probability);
         warnings.extend(value_warning);
         Score {
@@ -190,8 +271,8 @@ impl Scorer {
             win_probability: probability,
             interval: Interval {
                 level: INTERVAL_LEVEL,
-                low: self::probability(log_odds - margin),
-                high: self::probability(log_odds + margin),
+                low: self::probability(self.model.calibrate(log_odds - margin)),
+                high: self::probability(self.model.calibrate(log_odds + margin)),
             },
             score: (100.0 * probability.get()).round().clamp(1.0, 99.0) as u8,
             grade: self.grade(probability),
@@ -206,6 +287,36 @@ impl Scorer {
             reasons,
             warnings,
         }
+    }
+
+    /// By falling absolute contribution, without those of zero.
+    fn reasons(
+        &self,
+        readings: &[Reading],
+        encoded: &[Encoded],
+        contributions: &[Contribution],
+    ) -> Vec<Reason> {
+        let columns = &self.model.columns;
+        let mut reasons: Vec<Reason> = (columns.iter().zip(readings).zip(contributions))
+            .filter(|(_, contribution)| contribution.total != 0.0)
+            .map(|((column, reading), contribution)| {
+                let mut reason = reason(column, reading, contribution.total);
+                if let Some((half, partner)) = contribution.strongest
+                    && half.abs() >= TOGETHER_MIN
+                {
+                    let partner_name = &columns[partner].name;
+                    let level = columns[partner].level_text(encoded[partner].code);
+                    reason.text +=
+                        &format!(", {} of it because {partner_name} {level}", odds_text(half));
+                }
+                reason
+            })
+            .collect();
+        reasons.sort_by(|a, b| {
+            let by_size = b.contribution.abs().total_cmp(&a.contribution.abs());
+            by_size.then_with(|| a.feature.cmp(&b.feature))
+        });
+        reasons
     }
 
     fn grade(&self, probability: Probability) -> Grade {
@@ -273,16 +384,30 @@ impl Scorer {
     }
 }
 
-impl ReadyColumn {
-    /// The non-zero entries of the design row, uncentered as the covariance is.
-    fn entries(&self, column: &Column, encoded: Encoded) -> impl Iterator<Item = (usize, f64)> {
-        let first_code = match column.treatment {
-            Treatment::Number(_) => self.offset + 1,
-            Treatment::Category(_) => self.offset,
-        };
-        let number = (encoded.number != 0.0).then_some((self.offset, encoded.number));
-        let level = (encoded.code != NO_LEVEL).then(|| (first_code + encoded.code as usize, 1.0));
-        number.into_iter().chain(level)
+/// What a column adds to the log-odds: by itself, and its halves of what it says together with others.
+#[derive(Clone, Copy)]
+struct Contribution {
+    total: f64,
+    /// The half of the largest cross, and the other column.
+    strongest: Option<(f64, usize)>,
+}
+
+impl Contribution {
+    fn alone(total: f64) -> Self {
+        Self {
+            total,
+            strongest: None,
+        }
+    }
+
+    fn add_half(&mut self, half: f64, partner: usize) {
+        self.total += half;
+        if self
+            .strongest
+            .is_none_or(|(largest, _)| half.abs() > largest.abs())
+        {
+            self.strongest = Some((half, partner));
+        }
     }
 }
 
@@ -303,12 +428,7 @@ fn probability(log_odds: f64) -> Probability {
 }
 
 fn reason(column: &Column, reading: &Reading, contribution: f64) -> Reason {
-    let factor = contribution.abs().exp();
-    let effect = if contribution >= 0.0 {
-        format!("odds x {factor:.2}")
-    } else {
-        format!("odds / {factor:.2}")
-    };
+    let effect = odds_text(contribution);
     let shown = match reading {
         Reading::Missing => "is missing".to_owned(),
         Reading::Number(number) => format!("is {}", rounded(*number)),
@@ -330,8 +450,13 @@ fn reason(column: &Column, reading: &Reading, contribution: f64) -> Reason {
     }
 }
 
-fn rounded(number: f64) -> f64 {
-    (number * 100.0).round() / 100.0
+fn odds_text(contribution: f64) -> String {
+    let factor = contribution.abs().exp();
+    if contribution >= 0.0 {
+        format!("odds x {factor:.2}")
+    } else {
+        format!("odds / {factor:.2}")
+    }
 }
 
 fn oddity_warning(column: &Column, reading: &Reading, encoded: Encoded) -> Option<Warning> {

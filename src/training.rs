@@ -3,40 +3,37 @@
 //! Closed deals become rows ([`rows`]), the newest deals are held out to judge the recipe, and the
 //! model that is kept is fitted by the same recipe on all of them.
 
+mod choice;
 pub mod rows;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
 
 use crate::columns::{Column, ColumnReader, Encoder, Source};
+use crate::crosses::{self, LevelCodes, Pair};
 use crate::domain::{Deal, Exchange, LogOdds, Probability, Snapshot};
 use crate::error::{Error, Result};
 use crate::evaluation::{Evaluation, Judged, evaluate as judge};
 use crate::features::{FEATURES, Reading};
 use crate::ingest::Mapping;
 use crate::ingest::mapping::ColumnType;
-use crate::learning::design::Design;
-use crate::learning::estimator::{self, Fitted};
-use crate::model::{Basis, Covariance, Dropped, Model, ModelParts, Report, Training};
+use crate::learning::design::{Block, Design, NO_LEVEL};
+use crate::learning::estimator::{self, Fitted, Problem};
+use crate::model::{
+    Basis, Calibration, Covariance, Dropped, Form, Model, ModelParts, Report, Training,
+};
 use crate::progress::{OnProgress, Progress};
 use crate::scoring::Scorer;
+use choice::Folds;
 use rows::{History, Row};
 
-/// Penalties tried, the strongest first: each fit starts where the one before ended.
-const ALPHAS: [f64; 10] = [3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1];
-/// The penalty where there are too few deals to choose one.
-const ALPHA_UNCHOSEN: f64 = 10.0;
-const FOLDS: usize = 5;
-/// Rows that the choice of the penalty looks at.
-const FOLD_ROWS_MAX: usize = 40_000;
-/// Penalties in a row that must be worse than the best before the search stops.
-const WORSE_MAX: usize = 2;
+/// Columns of the covariance's factor: standard errors of wide models are off by one part in eleven.
+const COVARIANCE_DRAWS: usize = 64;
 /// Drives the folds and the bootstrap: the same deals give the same model.
-const SEED: u64 = 20_260_101;
+pub(crate) const SEED: u64 = 20_260_101;
+/// How much stronger than the penalty of bands that of crosses may be.
+const CROSSED_ALPHA_FACTOR: f64 = 30.0;
 /// Won and lost deals that each side of a split needs for its measures to mean anything.
 const HELD_OUT_MIN: usize = 10;
 
@@ -59,15 +56,16 @@ pub struct TrainOptions {
 /// `Unusable` when there are no closed deals, only wins, or only losses.
 pub fn train(deals: &[Deal], options: &TrainOptions, on_progress: OnProgress) -> Result<Model> {
     let history = History::of(deals, options.as_of)?;
-    let (report, alpha) = report(&history, options, on_progress)?;
+    let (report, recipe) = report(&history, options, on_progress)?;
     fit(
         &history,
         &history.all_rows(),
-        alpha,
+        recipe,
         options,
         report,
         on_progress,
     )
+    .map(|(model, _)| model)
 }
 
 /// Judges a model on the closed deals among `deals`, which it must not have seen; `None` when there
@@ -99,7 +97,9 @@ fn judge_rows(scorer: &Scorer, history: &History, picked: &[usize]) -> Option<Ev
             let row = &history.rows[index];
             let log_odds = scorer.log_odds(&history.snapshot(row));
             Judged {
-                probability: crate::domain::probability::logistic(log_odds),
+                probability: crate::domain::probability::logistic(
+                    scorer.model().calibrate(log_odds),
+                ),
                 won: row.won,
                 deal: row.deal,
             }
@@ -108,13 +108,23 @@ fn judge_rows(scorer: &Scorer, history: &History, picked: &[usize]) -> Option<Ev
     judge(&judged, scorer.model().training.base_rate, SEED)
 }
 
-/// Fits the recipe on older deals and judges it on newer ones. The penalty it chose goes with the
-/// report, and serves the fit on all deals.
+/// What cross-validation chooses.
+#[derive(Debug, Clone, Copy)]
+struct Recipe {
+    form: Form,
+    alpha: f64,
+    /// The penalty that is best without crosses; says which pairs are worth crossing.
+    alpha_of_bands: f64,
+    calibration: Option<Calibration>,
+}
+
+/// Fits on older deals and judges on newer ones. The recipe that was chosen goes with the report, and
+/// serves the fit on all deals.
 fn report(
     history: &History,
     options: &TrainOptions,
     on_progress: OnProgress,
-) -> Result<(Report, Option<f64>)> {
+) -> Result<(Report, Option<Recipe>)> {
     let split = history.split();
     let (train_deals, test_deals) = (split.train.len(), split.test.len());
     let enough = |deals: &[usize]| {
@@ -138,8 +148,7 @@ fn report(
         held_out: None,
     };
     let train_rows = history.rows_of(&split.train);
-    let model = fit(history, &train_rows, None, options, unjudged, on_progress)?;
-    let alpha = model.training.alpha;
+    let (model, recipe) = fit(history, &train_rows, None, options, unjudged, on_progress)?;
     let scorer = Scorer::new(model.into(), options.exchange.clone().into())?;
     on_progress(phase("judging", 0, test_deals));
     let held_out = judge_rows(&scorer, history, &history.rows_of(&split.test));
@@ -148,7 +157,7 @@ fn report(
         train_deals,
         held_out,
     };
-    Ok((report, Some(alpha)))
+    Ok((report, Some(recipe)))
 }
 
 fn phase(phase: &'static str, done: usize, total: usize) -> Progress {
@@ -159,15 +168,15 @@ fn phase(phase: &'static str, done: usize, total: usize) -> Progress {
     }
 }
 
-/// The recipe: columns by looking, the penalty by cross-validation unless it is known, then the fit.
+/// Columns by looking, the recipe by cross-validation unless it is known, then the fit.
 fn fit(
     history: &History,
     picked: &[usize],
-    alpha: Option<f64>,
+    recipe: Option<Recipe>,
     options: &TrainOptions,
     report: Report,
     on_progress: OnProgress,
-) -> Result<Model> {
+) -> Result<(Model, Recipe)> {
     let rows: Vec<&Row> = picked.iter().map(|&index| &history.rows[index]).collect();
     let snapshots: Vec<Snapshot> = rows.iter().map(|row| history.snapshot(row)).collect();
     let won: Vec<bool> = rows.iter().map(|row| row.won).collect();
@@ -175,37 +184,177 @@ fn fit(
     let Columns {
         mut columns,
         dropped,
-        design,
+        mut design,
     } = build_columns(history, &snapshots, &deals, options, on_progress)?;
-    let alpha = match alpha {
-        Some(alpha) => alpha,
-        None => choose_alpha(&design, &won, &deals, on_progress),
+    drop(snapshots);
+    let recipe = match recipe {
+        Some(recipe) => recipe,
+        None => choose(&columns, &design, &won, &deals, on_progress),
     };
-    on_progress(phase("fitting", 0, 1));
-    let fitted = estimator::fit(&design, &won, alpha, None)?;
-    let mut intercept = fitted.intercept;
-    let mut offset = 0;
-    for column in &mut columns {
-        let coefficients = &fitted.coefficients[offset..offset + column.width()];
-        offset += column.width();
-        intercept += column.take_coefficients(coefficients, rows.len());
+    let mut pairs = Vec::new();
+    match recipe.form {
+        Form::Lines => {
+            design = straight(&mut columns, &design);
+        }
+        Form::Bands => {}
+        Form::Crosses => {
+            on_progress(phase("crossing columns", 0, 1));
+            pairs = worthy_pairs(
+                &columns,
+                &design,
+                &won,
+                &deals,
+                recipe.alpha_of_bands,
+                recipe.alpha,
+            )?;
+        }
     }
-    let training = training_facts(history, &rows, &won, alpha, &fitted, options);
-    let covariance = covariance(&design, &fitted, alpha, &training)?;
+    let crossed = design.with(pairs.iter().map(Pair::block).collect());
+    on_progress(phase("fitting", 0, 1));
+    let problem = Problem {
+        design: &crossed,
+        won: &won,
+        weights: None,
+        alpha: recipe.alpha,
+    };
+    let fitted = estimator::fit(problem, None)?;
+    let covariance = covariance(problem, &fitted, &deals)?;
+    let mut rest = &fitted.coefficients[..];
+    for column in &mut columns {
+        let (own, others) = rest.split_at(column.width());
+        column.take_coefficients(own);
+        rest = others;
+    }
+    let codes = LevelCodes::of(&columns, &design);
+    let crosses = codes.crosses(pairs, rest, &mut columns);
+    let centers: f64 = columns
+        .iter_mut()
+        .map(|column| column.centered(rows.len()))
+        .sum();
     let parts = ModelParts {
         trained_at: options.trained_at,
-        grades: grades(&design, &fitted)?,
-        training,
+        grades: grades(&crossed, &fitted, recipe.calibration)?,
+        training: training_facts(history, &rows, &won, recipe, &fitted, options),
         report,
-        intercept,
+        intercept: fitted.intercept + centers,
         columns,
+        crosses,
+        calibration: recipe.calibration,
         dropped,
         mapping: options.mapping.clone(),
         exchange: options.exchange.clone(),
         covariance,
     };
     on_progress(phase("fitting", 1, 1));
-    Ok(Model::new(parts))
+    Ok((Model::new(parts), recipe))
+}
+
+/// The simplest form that none of the richer ones beats beyond doubt, its penalty, and a calibration
+/// if it helps.
+fn choose(
+    columns: &[Column],
+    bands: &Design,
+    won: &[bool],
+    deals: &[usize],
+    on_progress: OnProgress,
+) -> Recipe {
+    let mut recipe = Recipe {
+        form: Form::Lines,
+        alpha: choice::ALPHA_UNCHOSEN,
+        alpha_of_bands: choice::ALPHA_UNCHOSEN,
+        calibration: None,
+    };
+    let Some(folds) = Folds::new(won, deals) else {
+        return recipe;
+    };
+    let judge = |phase_name, design: &Design, alpha_max| {
+        folds.judge(design, alpha_max, |done, total| {
+            on_progress(phase(phase_name, done, total));
+        })
+    };
+    let lines = straight(&mut columns.to_vec(), bands);
+    let Some(mut best) = judge("choosing the penalty", &lines, f64::INFINITY) else {
+        return recipe;
+    };
+    let of_bands = judge("trying bands", bands, f64::INFINITY);
+    recipe.alpha_of_bands = of_bands.as_ref().map_or(best.alpha, |judged| judged.alpha);
+    if let Some(judged) = of_bands.filter(|judged| folds.is_better(&best, judged)) {
+        (recipe.form, best) = (Form::Bands, judged);
+    }
+    let alpha_max = recipe.alpha_of_bands * CROSSED_ALPHA_FACTOR;
+    let pairs = worthy_pairs(
+        columns,
+        bands,
+        won,
+        deals,
+        recipe.alpha_of_bands,
+        recipe.alpha_of_bands,
+    );
+    if let Some(pairs) = pairs.ok().filter(|pairs| !pairs.is_empty()) {
+        let crossed = bands.with(pairs.iter().map(Pair::block).collect());
+        let judged = judge("trying crosses", &crossed, alpha_max);
+        if let Some(judged) = judged.filter(|judged| folds.is_better(&best, judged)) {
+            (recipe.form, best) = (Form::Crosses, judged);
+        }
+    }
+    recipe.alpha = best.alpha;
+    recipe.calibration = folds.calibration(&best);
+    recipe
+}
+
+/// The design of lines alone; the columns lose their bands.
+fn straight(columns: &mut [Column], bands: &Design) -> Design {
+    let mut source = bands.blocks().iter();
+    let mut blocks = Vec::new();
+    for column in columns {
+        let own = source
+            .by_ref()
+            .take(column.lines() + usize::from(column.levels() > 0));
+        let own: Vec<&Block> = own.collect();
+        let before = column.levels();
+        column.straighten();
+        let gone = (before - column.levels()) as u32;
+        for block in own {
+            match block {
+                Block::Codes { codes, height, .. } if gone > 0 => {
+                    let code = |&code: &u32| match code {
+                        NO_LEVEL => NO_LEVEL,
+                        code => code.checked_sub(gone).unwrap_or(NO_LEVEL),
+                    };
+                    if column.levels() > 0 {
+                        blocks.push(Block::Codes {
+                            codes: codes.iter().map(code).collect(),
+                            levels: column.levels(),
+                            height: *height,
+                        });
+                    }
+                }
+                block => blocks.push(block.clone()),
+            }
+        }
+    }
+    Design::new(bands.rows(), blocks).expect("parts of a sound design are sound")
+}
+
+/// The pairs of columns worth crossing, told by what a fit without crosses leaves unexplained.
+fn worthy_pairs(
+    columns: &[Column],
+    bands: &Design,
+    won: &[bool],
+    deals: &[usize],
+    alpha_of_bands: f64,
+    alpha: f64,
+) -> Result<Vec<Pair>> {
+    let problem = Problem {
+        design: bands,
+        won,
+        weights: None,
+        alpha: alpha_of_bands,
+    };
+    let fitted = estimator::search_only(problem, None)?;
+    let (residuals, curvature) = Folds::derivatives(&bands.linear_predictor(&fitted.params()), won);
+    let penalty = alpha / (crosses::HEIGHT * crosses::HEIGHT);
+    Ok(LevelCodes::of(columns, bands).pairs(&residuals, &curvature, deals, penalty))
 }
 
 struct Columns {
@@ -325,104 +474,11 @@ fn holds_of_feature(
     }
 }
 
-/// The penalty with the lowest log loss over folds of whole deals.
-fn choose_alpha(design: &Design, won: &[bool], deals: &[usize], on_progress: OnProgress) -> f64 {
-    let mut folds = folds(design, won, deals);
-    if folds.is_empty() {
-        return ALPHA_UNCHOSEN;
-    }
-    let mut best = (f64::INFINITY, ALPHA_UNCHOSEN);
-    let mut worse = 0;
-    for (done, &alpha) in ALPHAS.iter().enumerate() {
-        on_progress(phase("choosing the penalty", done, ALPHAS.len()));
-        let mut loss = 0.0;
-        for fold in &mut folds {
-            // A penalty too weak for the search to converge is no candidate.
-            loss += fold.loss(alpha).unwrap_or(f64::INFINITY);
-        }
-        if loss < best.0 {
-            best = (loss, alpha);
-            worse = 0;
-        } else {
-            worse += 1;
-        }
-        if worse == WORSE_MAX {
-            break;
-        }
-    }
-    best.1
-}
-
-/// One part to fit on and one to judge on, and where the last fit ended.
-struct Fold {
-    train: Design,
-    train_won: Vec<bool>,
-    test: Design,
-    test_won: Vec<bool>,
-    start: Option<Vec<f64>>,
-}
-
-impl Fold {
-    /// Summed log loss of the judged part under a penalty.
-    fn loss(&mut self, alpha: f64) -> Result<f64> {
-        let start = self.start.take();
-        let fitted = estimator::search_only(&self.train, &self.train_won, alpha, start)?;
-        let params = fitted.params();
-        let eta = self.test.linear_predictor(&params);
-        self.start = Some(params);
-        Ok(estimator::log_loss_sum(&eta, &self.test_won))
-    }
-}
-
-/// Folds of whole deals; those whose fitting part has only one outcome are left out. Of many rows, a
-/// sample of deals is enough: the best penalty is a property of the effects, not of the rows.
-fn folds(design: &Design, won: &[bool], deals: &[usize]) -> Vec<Fold> {
-    let mut rows_of: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for (row, &deal) in deals.iter().enumerate() {
-        rows_of.entry(deal).or_default().push(row);
-    }
-    let mut shuffled: Vec<Vec<usize>> = rows_of.into_values().collect();
-    shuffled.shuffle(&mut ChaCha8Rng::seed_from_u64(SEED));
-    let mut row_count = 0;
-    let sampled: Vec<Vec<usize>> = shuffled
-        .into_iter()
-        .take_while(|rows| {
-            row_count += rows.len();
-            row_count <= FOLD_ROWS_MAX
-        })
-        .collect();
-    let mut folds = Vec::new();
-    for fold in 0..FOLDS.min(sampled.len()) {
-        let (mut test, mut train) = (Vec::new(), Vec::new());
-        for (position, rows) in sampled.iter().enumerate() {
-            let part = if position % FOLDS == fold {
-                &mut test
-            } else {
-                &mut train
-            };
-            part.extend_from_slice(rows);
-        }
-        let pick = |rows: &[usize]| rows.iter().map(|&r| won[r]).collect::<Vec<bool>>();
-        let train_won = pick(&train);
-        if train_won.iter().all(|w| *w) || !train_won.contains(&true) {
-            continue;
-        }
-        folds.push(Fold {
-            train: design.select(&train),
-            train_won,
-            test_won: pick(&test),
-            test: design.select(&test),
-            start: None,
-        });
-    }
-    folds
-}
-
 fn training_facts(
     history: &History,
     rows: &[&Row],
     won: &[bool],
-    alpha: f64,
+    recipe: Recipe,
     fitted: &Fitted,
     options: &TrainOptions,
 ) -> Training {
@@ -439,31 +495,37 @@ fn training_facts(
         to: dates.iter().max().copied(),
         as_of: options.as_of,
         basis: history.basis,
-        alpha,
+        form: recipe.form,
+        alpha: recipe.alpha,
         is_confirmed_by_linfa: fitted.is_confirmed,
     }
 }
 
-/// The inverse information, widened by the rows per deal: rows of one deal share its fate, so that
-/// they count as one.
-fn covariance(
-    design: &Design,
-    fitted: &Fitted,
-    alpha: f64,
-    training: &Training,
-) -> Result<Covariance> {
-    let inverse = estimator::covariance(design, fitted, alpha).ok_or_else(|| {
+/// The covariance of the coefficients, the rows of a deal taken together. A cell's weight is its
+/// coefficient times its height.
+fn covariance(problem: Problem, fitted: &Fitted, deals: &[usize]) -> Result<Covariance> {
+    let factor = estimator::covariance_factor(problem, fitted, deals, COVARIANCE_DRAWS, SEED);
+    let factor = factor.ok_or_else(|| {
         Error::Unusable("the columns are too alike to tell their effects apart".into())
     })?;
-    let rows_per_deal = training.rows as f64 / training.deals as f64;
-    Ok(Covariance::from_fn(inverse.nrows(), |r, c| {
-        inverse[(r, c)] * rows_per_deal
-    }))
+    let heights = problem.design.heights().chain([1.0]);
+    let rows = factor.rows().into_iter().zip(heights);
+    Ok(Covariance::new(rows.map(|(row, height)| {
+        row.iter().map(|x| x * height).collect()
+    })))
 }
 
 /// The quartiles of the training rows' probabilities, the best first.
-fn grades(design: &Design, fitted: &Fitted) -> Result<[Probability; 3]> {
+fn grades(
+    design: &Design,
+    fitted: &Fitted,
+    calibration: Option<Calibration>,
+) -> Result<[Probability; 3]> {
     let mut eta = design.linear_predictor(&fitted.params());
+    if let Some(calibration) = calibration {
+        eta.iter_mut()
+            .for_each(|eta| *eta = calibration.apply(*eta));
+    }
     eta.sort_by(|a, b| b.total_cmp(a));
     let mut bounds = [0.25, 0.5, 0.75].map(|share| eta[(eta.len() as f64 * share) as usize]);
     bounds.sort_by(|a, b| b.total_cmp(a));
@@ -600,6 +662,8 @@ mod tests {
                 grades: model.grades,
                 intercept,
                 columns,
+                crosses: model.crosses,
+                calibration: model.calibration,
                 dropped: model.dropped,
                 mapping: model.mapping,
                 exchange: model.exchange,

@@ -4,14 +4,24 @@ use ndarray::{Array2, ShapeBuilder};
 
 /// The code of a row that has none of a block's levels: all its one-hot columns are zero.
 pub const NO_LEVEL: u32 = u32::MAX;
+/// Rows whose sums stay in the first cache while the blocks pass by.
+const TILE_ROWS: usize = 2048;
+/// Rows x blocks below which starting threads costs more than it brings.
+const THREADED_CELLS_MIN: usize = 500_000;
 
 /// One column of the source, `width()` columns of the matrix.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Block {
     /// One column of finite numbers.
     Numeric(Vec<f64>),
-    /// `levels` one-hot columns, kept as one code a row: below `levels`, or [`NO_LEVEL`].
-    Codes { codes: Vec<u32>, levels: usize },
+    /// `levels` columns of which a row has one at `height` and the others at zero, kept as one code
+    /// a row: below `levels`, or [`NO_LEVEL`]. A height below one is a stronger penalty: a
+    /// coefficient must be larger for the same effect.
+    Codes {
+        codes: Vec<u32>,
+        levels: usize,
+        height: f64,
+    },
 }
 
 impl Block {
@@ -30,12 +40,63 @@ impl Block {
         }
     }
 
+    /// The coefficients times the height; a zero at the end for rows without a level.
+    fn padded_weights(&self, coefficients: &[f64]) -> Vec<f64> {
+        let height = match self {
+            Self::Numeric(_) => 1.0,
+            Self::Codes { height, .. } => *height,
+        };
+        let weights = coefficients.iter().map(|w| w * height);
+        weights.chain([0.0]).collect()
+    }
+
+    /// Adds `X w` of the rows from `first` on; `weights` are padded.
+    fn add_products(&self, first: usize, weights: &[f64], sums: &mut [f64]) {
+        match self {
+            Self::Numeric(values) => {
+                for (sum, value) in sums.iter_mut().zip(&values[first..]) {
+                    *sum += weights[0] * value;
+                }
+            }
+            Self::Codes { codes, levels, .. } => {
+                for (sum, &code) in sums.iter_mut().zip(&codes[first..]) {
+                    *sum += weights[(code as usize).min(*levels)];
+                }
+            }
+        }
+    }
+
+    /// `X' v` of this block into `out`, which has its width.
+    fn transposed_times(&self, v: &[f64], out: &mut [f64]) {
+        match self {
+            Self::Numeric(values) => out[0] = dot(values, v),
+            Self::Codes {
+                codes,
+                levels,
+                height,
+            } => {
+                let mut sums = vec![0.0; levels + 1];
+                for (&code, v) in codes.iter().zip(v) {
+                    sums[(code as usize).min(*levels)] += v;
+                }
+                for (out, sum) in out.iter_mut().zip(sums) {
+                    *out = sum * height;
+                }
+            }
+        }
+    }
+
     fn select(&self, rows: &[usize]) -> Self {
         match self {
             Self::Numeric(values) => Self::Numeric(rows.iter().map(|&r| values[r]).collect()),
-            Self::Codes { codes, levels } => Self::Codes {
+            Self::Codes {
+                codes,
+                levels,
+                height,
+            } => Self::Codes {
                 codes: rows.iter().map(|&r| codes[r]).collect(),
                 levels: *levels,
+                height: *height,
             },
         }
     }
@@ -48,6 +109,7 @@ pub struct Design {
     blocks: Vec<Block>,
     /// First matrix column of each block, and the width at the end.
     offsets: Vec<usize>,
+    is_serial: bool,
 }
 
 impl Design {
@@ -64,9 +126,14 @@ impl Design {
             }
             let sound = match block {
                 Block::Numeric(values) => values.iter().all(|v| v.is_finite()),
-                Block::Codes { codes, levels } => codes
-                    .iter()
-                    .all(|&c| c == NO_LEVEL || (c as usize) < *levels),
+                Block::Codes {
+                    codes,
+                    levels,
+                    height,
+                } => {
+                    let has_level = |&c: &u32| c == NO_LEVEL || (c as usize) < *levels;
+                    height.is_finite() && codes.iter().all(has_level)
+                }
             };
             if !sound {
                 return Err(format!(
@@ -79,6 +146,7 @@ impl Design {
             rows,
             blocks,
             offsets,
+            is_serial: false,
         })
     }
 
@@ -100,12 +168,35 @@ impl Design {
         self.offsets[index]
     }
 
+    /// The same rows with more blocks to the right, which have as many rows.
+    pub fn with(&self, blocks: Vec<Block>) -> Self {
+        let mut all = self.clone();
+        for block in blocks {
+            debug_assert_eq!(block.rows(), self.rows);
+            all.offsets.push(all.width() + block.width());
+            all.blocks.push(block);
+        }
+        all
+    }
+
+    /// The height of each column of the matrix; one for numbers.
+    pub fn heights(&self) -> impl Iterator<Item = f64> + '_ {
+        self.blocks.iter().flat_map(|block| {
+            let height = match block {
+                Block::Numeric(_) => 1.0,
+                Block::Codes { height, .. } => *height,
+            };
+            std::iter::repeat_n(height, block.width())
+        })
+    }
+
     /// The given rows, in the given order.
     pub fn select(&self, rows: &[usize]) -> Self {
         Self {
             rows: rows.len(),
             blocks: self.blocks.iter().map(|b| b.select(rows)).collect(),
             offsets: self.offsets.clone(),
+            is_serial: self.is_serial,
         }
     }
 
@@ -113,24 +204,32 @@ impl Design {
     pub fn linear_predictor(&self, params: &[f64]) -> Vec<f64> {
         let width = self.width();
         debug_assert_eq!(params.len(), width + 1);
+        let weights: Vec<Vec<f64>> = self
+            .blocks
+            .iter()
+            .zip(&self.offsets)
+            .map(|(block, &offset)| block.padded_weights(&params[offset..offset + block.width()]))
+            .collect();
         let mut eta = vec![params[width]; self.rows];
-        for (block, &offset) in self.blocks.iter().zip(&self.offsets) {
-            match block {
-                Block::Numeric(values) => {
-                    let w = params[offset];
-                    for (e, v) in eta.iter_mut().zip(values) {
-                        *e += w * v;
-                    }
-                }
-                Block::Codes { codes, levels } => {
-                    let w = &params[offset..offset + levels];
-                    for (e, &code) in eta.iter_mut().zip(codes) {
-                        if code != NO_LEVEL {
-                            *e += w[code as usize];
-                        }
-                    }
+        let threads = self.threads();
+        let share = self.rows.div_ceil(threads).max(1);
+        let add = |start: usize, eta: &mut [f64]| {
+            for (tile_index, tile) in eta.chunks_mut(TILE_ROWS).enumerate() {
+                let first = start + tile_index * TILE_ROWS;
+                for (block, weights) in self.blocks.iter().zip(&weights) {
+                    block.add_products(first, weights, tile);
                 }
             }
+        };
+        if threads == 1 {
+            add(0, &mut eta);
+        } else {
+            std::thread::scope(|scope| {
+                for (part, eta) in eta.chunks_mut(share).enumerate() {
+                    let add = &add;
+                    scope.spawn(move || add(part * share, eta));
+                }
+            });
         }
         eta
     }
@@ -138,22 +237,83 @@ impl Design {
     /// `X' v` followed by the sum of `v` (the intercept's column of ones).
     pub fn transposed_times(&self, v: &[f64]) -> Vec<f64> {
         let mut out = vec![0.0; self.width() + 1];
+        let (columns, ones) = out.split_at_mut(self.width());
+        ones[0] = v.iter().sum();
+        let threads = self.threads();
+        let share = self.blocks.len().div_ceil(threads).max(1);
+        let sum = |blocks: &[Block], mut out: &mut [f64]| {
+            for block in blocks {
+                let (own, rest) = out.split_at_mut(block.width());
+                block.transposed_times(v, own);
+                out = rest;
+            }
+        };
+        if threads == 1 {
+            sum(&self.blocks, columns);
+        } else {
+            std::thread::scope(|scope| {
+                let mut rest = columns;
+                for blocks in self.blocks.chunks(share) {
+                    let width = blocks.iter().map(Block::width).sum();
+                    let (own, others) = rest.split_at_mut(width);
+                    rest = others;
+                    let sum = &sum;
+                    scope.spawn(move || sum(blocks, own));
+                }
+            });
+        }
+        out
+    }
+
+    /// `X^2' v`, entry by entry squared, followed by the sum of `v`: the diagonal of an information
+    /// matrix.
+    pub fn squared_transposed_times(&self, v: &[f64]) -> Vec<f64> {
+        let mut out = self.transposed_times(v);
         for (block, &offset) in self.blocks.iter().zip(&self.offsets) {
             match block {
                 Block::Numeric(values) => {
-                    out[offset] = values.iter().zip(v).map(|(x, v)| x * v).sum();
+                    let squares = values.iter().zip(v).map(|(x, v)| x * x * v);
+                    out[offset] = squares.sum();
                 }
-                Block::Codes { codes, .. } => {
-                    for (&code, v) in codes.iter().zip(v) {
-                        if code != NO_LEVEL {
-                            out[offset + code as usize] += v;
-                        }
-                    }
+                Block::Codes { levels, height, .. } => {
+                    let own = &mut out[offset..offset + levels];
+                    own.iter_mut().for_each(|o| *o *= height);
                 }
             }
         }
-        out[self.width()] = v.iter().sum();
         out
+    }
+
+    /// Adds a row times `factor` to `out`, which has the width and the intercept's one.
+    pub fn add_row(&self, row: usize, factor: f64, out: &mut [f64]) {
+        for (block, &offset) in self.blocks.iter().zip(&self.offsets) {
+            match block {
+                Block::Numeric(values) => out[offset] += factor * values[row],
+                Block::Codes { codes, height, .. } if codes[row] != NO_LEVEL => {
+                    out[offset + codes[row] as usize] += factor * height;
+                }
+                Block::Codes { .. } => {}
+            }
+        }
+        out[self.width()] += factor;
+    }
+
+    /// Threads worth starting: each cell is summed by one of them in row order, so that results are
+    /// the same to the bit whatever their number.
+    fn threads(&self) -> usize {
+        if self.is_serial || self.rows * self.blocks.len() < THREADED_CELLS_MIN {
+            1
+        } else {
+            std::thread::available_parallelism().map_or(1, |n| n.get())
+        }
+    }
+
+    /// The same matrix, used by one thread: for callers that are many themselves.
+    pub fn serial(self) -> Self {
+        Self {
+            is_serial: true,
+            ..self
+        }
     }
 
     /// `X' diag(weights) X` with the column of ones last; shape `(width + 1, width + 1)`.
@@ -179,7 +339,7 @@ impl Design {
 
     /// For each block its rows of the information matrix, from its own column to the intercept's.
     fn strips(&self, weights: &[f64]) -> Vec<Strip> {
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let threads = self.threads();
         let next = std::sync::atomic::AtomicUsize::new(0);
         let mut strips: Vec<Option<Strip>> = self.blocks.iter().map(|_| None).collect();
         let work = || {
@@ -192,8 +352,7 @@ impl Design {
                 mine.push((index, self.strip(index, weights)));
             }
         };
-        let is_small = self.rows * self.blocks.len() < 50_000;
-        if threads == 1 || is_small {
+        if threads == 1 {
             for (index, strip) in work() {
                 strips[index] = Some(strip);
             }
@@ -222,21 +381,13 @@ impl Design {
                 strip.cells[0] = dot(&weighted, values);
                 strip.cells[ones_column] = weighted.iter().sum();
                 for (other, column) in others {
-                    match other {
-                        Block::Numeric(values) => strip.cells[column] = dot(&weighted, values),
-                        Block::Codes { codes, .. } => {
-                            for (&code, w) in codes.iter().zip(&weighted) {
-                                if code != NO_LEVEL {
-                                    strip.cells[column + code as usize] += w;
-                                }
-                            }
-                        }
-                    }
+                    let cells = &mut strip.cells[column..column + other.width()];
+                    other.transposed_times(&weighted, cells);
                 }
             }
-            Block::Codes { codes, .. } => {
+            Block::Codes { codes, height, .. } => {
                 for (&code, &w) in codes.iter().zip(weights) {
-                    strip.add(code, code as usize, w);
+                    strip.add(code, code as usize, w * height);
                     strip.add(code, ones_column, w);
                 }
                 for (other, column) in others {
@@ -246,15 +397,20 @@ impl Design {
                                 strip.add(code, column, w * x);
                             }
                         }
-                        Block::Codes { codes: others, .. } => {
+                        Block::Codes {
+                            codes: others,
+                            height,
+                            ..
+                        } => {
                             for ((&code, &w), &other) in codes.iter().zip(weights).zip(others) {
                                 if other != NO_LEVEL {
-                                    strip.add(code, column + other as usize, w);
+                                    strip.add(code, column + other as usize, w * height);
                                 }
                             }
                         }
                     }
                 }
+                strip.cells.iter_mut().for_each(|cell| *cell *= height);
             }
         }
         strip
@@ -271,10 +427,10 @@ impl Design {
                         dense[(row, offset)] = *value;
                     }
                 }
-                Block::Codes { codes, .. } => {
+                Block::Codes { codes, height, .. } => {
                     for (row, &code) in codes.iter().enumerate() {
                         if code != NO_LEVEL {
-                            dense[(row, offset + code as usize)] = 1.0;
+                            dense[(row, offset + code as usize)] = *height;
                         }
                     }
                 }
@@ -331,10 +487,12 @@ mod tests {
                 Block::Codes {
                     codes: vec![0, 2, NO_LEVEL, 2],
                     levels: 3,
+                    height: 1.0,
                 },
                 Block::Codes {
                     codes: vec![1, 0, 1, NO_LEVEL],
                     levels: 2,
+                    height: 0.5,
                 },
                 Block::Numeric(vec![0.0, 1.0, 1.0, 2.0]),
             ],
@@ -372,8 +530,12 @@ mod tests {
     fn unsound_blocks_are_refused() {
         assert!(Design::new(1, vec![Block::Numeric(vec![f64::NAN])]).is_err());
         assert!(Design::new(2, vec![Block::Numeric(vec![1.0])]).is_err());
-        let codes = vec![3];
-        assert!(Design::new(1, vec![Block::Codes { codes, levels: 3 }]).is_err());
+        let too_high = Block::Codes {
+            codes: vec![3],
+            levels: 3,
+            height: 1.0,
+        };
+        assert!(Design::new(1, vec![too_high]).is_err());
     }
 
     #[test]

@@ -8,23 +8,28 @@
 //! - It ends with `Ok` when it runs out of iterations: the gradient is checked here.
 //! - Its line search can fail at a point that is optimal to the last digit (linfa issue 334): the
 //!   optimum found by Newton, whose gradient was checked, is then kept as it is.
-//! - It ignores sample weights, so none are offered.
+//! - It ignores sample weights: a weighted fit is Newton's alone.
 //! - Its `alpha` multiplies the norm against the *summed* loss: `alpha = 1/C` of scikit-learn.
 
 use linfa::DatasetBase;
 use linfa::traits::Fit;
-use linfa_linalg::cholesky::InverseCInplace;
 use linfa_logistic::LogisticRegression;
 use ndarray::{Array1, Array2};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
 
-use super::design::Design;
+use super::cholesky::Factor;
 use super::newton;
+pub use super::newton::Problem;
 use crate::error::{Error, Result};
 
 /// Largest absolute entry of the gradient of the mean loss at which a fit counts as converged.
 const GRADIENT_TOLERANCE: f64 = 1e-7;
 /// What the fit that is kept aims at: its last digits are then the optimum's.
 const GRADIENT_SOUGHT: f64 = 1e-10;
+/// What is near enough to compare penalties by their log loss.
+const GRADIENT_COMPARED: f64 = 2e-5;
 /// Cells of the dense matrix up to which linfa is asked to confirm: 400 MB.
 const CONFIRM_CELLS_MAX: usize = 50_000_000;
 const CONFIRM_ITERATIONS_MAX: u64 = 50;
@@ -39,7 +44,8 @@ pub struct Fitted {
     pub coefficients: Vec<f64>,
     /// Largest absolute entry of the gradient of the mean loss.
     pub gradient_max: f64,
-    /// Whether linfa checked the optimum; not on matrices too large to write out.
+    /// Whether linfa checked the optimum; not with row weights, which it ignores, nor on matrices too
+    /// large to write out.
     pub is_confirmed: bool,
 }
 
@@ -52,57 +58,134 @@ impl Fitted {
     }
 }
 
-/// Fits and has linfa confirm. `alpha` weighs half the squared norm against the summed log loss.
+/// Fits and has linfa confirm.
 ///
 /// # Errors
-/// `Unusable` when there are no rows or only one class, when `alpha` is not above zero (without a
-/// penalty separable data have no optimum), or when the search does not converge.
-pub fn fit(design: &Design, won: &[bool], alpha: f64, start: Option<Vec<f64>>) -> Result<Fitted> {
-    let optimum = search(design, won, alpha, start, GRADIENT_SOUGHT)?;
-    if design.rows().saturating_mul(design.width()) > CONFIRM_CELLS_MAX || design.width() == 0 {
+/// `Unusable` when there are no rows or only one class, when the penalty is not above zero (without
+/// one separable data have no optimum), or when the search does not converge.
+pub fn fit(problem: Problem, start: Option<Vec<f64>>) -> Result<Fitted> {
+    let optimum = search(problem, start, GRADIENT_SOUGHT, GRADIENT_TOLERANCE)?;
+    let (rows, width) = (problem.design.rows(), problem.design.width());
+    let is_too_large = rows.saturating_mul(width) > CONFIRM_CELLS_MAX;
+    if is_too_large || width == 0 || problem.weights.is_some() {
         return Ok(split(optimum, false));
     }
-    match confirm(design, won, alpha, &optimum.params) {
+    match confirm(problem, &optimum.params) {
         Some(confirmed) => Ok(split(confirmed, true)),
         None => Ok(split(optimum, false)),
     }
 }
 
-/// Fits without the confirmation: for the many fits of a cross-validation.
+/// Fits near enough to compare log losses, without the confirmation: for the many fits of a
+/// cross-validation.
 ///
 /// # Errors
 /// As [`fit`].
-pub fn search_only(
-    design: &Design,
-    won: &[bool],
-    alpha: f64,
-    start: Option<Vec<f64>>,
-) -> Result<Fitted> {
-    let optimum = search(design, won, alpha, start, GRADIENT_TOLERANCE)?;
+pub fn search_only(problem: Problem, start: Option<Vec<f64>>) -> Result<Fitted> {
+    let optimum = search(problem, start, GRADIENT_COMPARED, GRADIENT_COMPARED)?;
     Ok(split(optimum, false))
 }
 
-/// The inverse of the penalised information matrix at the fit: the covariance of coefficients and
-/// intercept (last) in the normal approximation. `None` when it has no Cholesky factor.
-pub fn covariance(design: &Design, fitted: &Fitted, alpha: f64) -> Option<Array2<f64>> {
-    let eta = design.linear_predictor(&fitted.params());
-    let mut hessian = newton::hessian(design, &eta, alpha);
-    let inverse = hessian.invc_inplace().ok()?;
-    inverse.iter().all(|v| v.is_finite()).then_some(inverse)
+/// A factor `F` of the covariance `F F'` of coefficients and intercept (last), shape
+/// `(width + 1, at most draws)`; `None` when the penalised information has no Cholesky factor.
+///
+/// The covariance is `H^-1 (G + alpha I) H^-1`: `H` the penalised information, `G` the sum over groups
+/// of rows of the outer products of their scores. Where the rows of a group are independent and the
+/// model is right, `G` is the information and the whole is `H^-1`, the posterior of a normal prior of
+/// variance `1/alpha`; where they stand together, as the landmarks of a deal do, it widens as it must
+/// (Liang and Zeger, Biometrika 1986). Up to `draws` wide the factor is exact; beyond, its columns are
+/// that many random draws, whose standard errors are off by `1/sqrt(2 draws)`.
+pub fn covariance_factor(
+    problem: Problem,
+    fitted: &Fitted,
+    groups: &[usize],
+    draws: usize,
+    seed: u64,
+) -> Option<Array2<f64>> {
+    let eta = problem.design.linear_predictor(&fitted.params());
+    let information = Factor::of(problem.hessian(&eta))?;
+    let residuals = problem.residuals(&eta);
+    let size = problem.design.width() + 1;
+    let root = if size <= draws {
+        let spread = grouped_scores(problem, &residuals, groups);
+        Factor::of(spread)?.times(&Array2::eye(size))
+    } else {
+        drawn_scores(problem, &residuals, groups, draws, seed)
+    };
+    let factor = information.solve(root);
+    factor.iter().all(|v| v.is_finite()).then_some(factor)
 }
 
-/// The summed log loss of linear predictors.
-pub fn log_loss_sum(eta: &[f64], won: &[bool]) -> f64 {
-    newton::objective(eta, won, 0.0, &[0.0])
+/// `G + alpha I`.
+fn grouped_scores(problem: Problem, residuals: &[f64], groups: &[usize]) -> Array2<f64> {
+    let size = problem.design.width() + 1;
+    let mut order: Vec<usize> = (0..residuals.len()).collect();
+    order.sort_by_key(|&row| groups[row]);
+    let mut spread = Array2::from_diag(&Array1::from_elem(size, problem.alpha));
+    // The intercept has no penalty, but its scores may all be zero.
+    spread[(size - 1, size - 1)] = f64::EPSILON;
+    for rows in order.chunk_by(|&a, &b| groups[a] == groups[b]) {
+        let mut score = vec![0.0; size];
+        for &row in rows {
+            problem.design.add_row(row, residuals[row], &mut score);
+        }
+        let present: Vec<usize> = (0..size).filter(|&i| score[i] != 0.0).collect();
+        for &i in &present {
+            for &j in &present {
+                spread[(i, j)] += score[i] * score[j];
+            }
+        }
+    }
+    spread
 }
 
+/// Draws whose covariance is `G + alpha I`, divided by the root of their number.
+fn drawn_scores(
+    problem: Problem,
+    residuals: &[f64],
+    groups: &[usize],
+    draws: usize,
+    seed: u64,
+) -> Array2<f64> {
+    let size = problem.design.width() + 1;
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut normal = move || -> f64 { StandardNormal.sample(&mut rng) };
+    let group_count = groups.iter().max().map_or(0, |last| last + 1);
+    let mut drawn = Array2::zeros((size, draws));
+    for mut column in drawn.columns_mut() {
+        let of_group: Vec<f64> = (0..group_count).map(|_| normal()).collect();
+        let weighted = residuals.iter().zip(groups).map(|(r, &g)| r * of_group[g]);
+        let scores = problem
+            .design
+            .transposed_times(&weighted.collect::<Vec<f64>>());
+        for (index, (cell, score)) in column.iter_mut().zip(scores).enumerate() {
+            let prior = if index + 1 < size {
+                problem.alpha.sqrt() * normal()
+            } else {
+                0.0
+            };
+            *cell = (score + prior) / (draws as f64).sqrt();
+        }
+    }
+    drawn
+}
+
+/// The log loss of each row's linear predictor.
+pub fn log_losses<'a>(eta: &'a [f64], won: &'a [bool]) -> impl Iterator<Item = f64> + 'a {
+    let rows = eta.iter().zip(won);
+    rows.map(|(&e, &won)| newton::softplus(if won { -e } else { e }))
+}
+
+/// Searches until the gradient is as small as sought; what is not `accepted` is an error.
 fn search(
-    design: &Design,
-    won: &[bool],
-    alpha: f64,
+    problem: Problem,
     start: Option<Vec<f64>>,
-    tolerance: f64,
+    sought: f64,
+    accepted: f64,
 ) -> Result<newton::Optimum> {
+    let Problem {
+        design, won, alpha, ..
+    } = problem;
     let won_count = won.iter().filter(|w| **w).count();
     if won.len() != design.rows() {
         return Err(Error::Internal(anyhow::anyhow!(
@@ -124,12 +207,12 @@ fn search(
     }
     let start = match start {
         Some(start) => start,
-        None => sampled_start(design, won, alpha)
+        None => sampled_start(problem)
             .unwrap_or_else(|| base_rate_params(design.width(), won_count, won.len())),
     };
-    let optimum = newton::minimise(design, won, alpha, start, tolerance);
+    let optimum = newton::minimise(problem, start, sought);
     let is_finite = optimum.params.iter().all(|p| p.is_finite());
-    if !is_finite || optimum.gradient_max > GRADIENT_TOLERANCE {
+    if !is_finite || optimum.gradient_max > accepted {
         return Err(Error::Unusable(format!(
             "the fit did not converge at a penalty of {alpha}: its gradient is still {:.2e}",
             optimum.gradient_max
@@ -140,24 +223,24 @@ fn search(
 
 /// The optimum of an even sample of the rows: close to that of all rows at a fraction of the cost. `None`
 /// where there are few rows anyway, or the sample will not converge.
-fn sampled_start(design: &Design, won: &[bool], alpha: f64) -> Option<Vec<f64>> {
-    let stride = design.rows() / SAMPLE_ROWS;
+fn sampled_start(problem: Problem) -> Option<Vec<f64>> {
+    let stride = problem.design.rows() / SAMPLE_ROWS;
     if stride < 2 {
         return None;
     }
-    let rows: Vec<usize> = (0..design.rows()).step_by(stride).collect();
-    let sampled_won: Vec<bool> = rows.iter().map(|&row| won[row]).collect();
-    // Fewer rows weigh less against the penalty.
-    let sampled_alpha = alpha / stride as f64;
-    search(
-        &design.select(&rows),
-        &sampled_won,
-        sampled_alpha,
-        None,
-        GRADIENT_TOLERANCE,
-    )
-    .ok()
-    .map(|optimum| optimum.params)
+    let rows: Vec<usize> = (0..problem.design.rows()).step_by(stride).collect();
+    let won: Vec<bool> = rows.iter().map(|&row| problem.won[row]).collect();
+    let weights: Option<Vec<f64>> =
+        (problem.weights).map(|weights| rows.iter().map(|&row| weights[row]).collect());
+    let sample = Problem {
+        design: &problem.design.select(&rows),
+        won: &won,
+        weights: weights.as_deref(),
+        // Fewer rows weigh less against the penalty.
+        alpha: problem.alpha / stride as f64,
+    };
+    let optimum = search(sample, None, GRADIENT_TOLERANCE, GRADIENT_TOLERANCE).ok()?;
+    Some(optimum.params)
 }
 
 /// Zero coefficients and the log-odds of the base rate.
@@ -169,7 +252,10 @@ fn base_rate_params(width: usize, won_count: usize, count: usize) -> Vec<f64> {
 
 /// Starts linfa at `params`. `None` when its line search fails, it wanders off, or it ends where the
 /// gradient is not small.
-fn confirm(design: &Design, won: &[bool], alpha: f64, params: &[f64]) -> Option<newton::Optimum> {
+fn confirm(problem: Problem, params: &[f64]) -> Option<newton::Optimum> {
+    let Problem {
+        design, won, alpha, ..
+    } = problem;
     let won_count = won.iter().filter(|w| **w).count();
     // linfa's positive class: the more frequent one, on a tie the one seen first.
     let win_is_positive = match (2 * won_count).cmp(&won.len()) {
@@ -189,9 +275,9 @@ fn confirm(design: &Design, won: &[bool], alpha: f64, params: &[f64]) -> Option<
     .ok()?;
     let eta = design.linear_predictor(params);
     let confirmed_eta = design.linear_predictor(&fitted);
-    let before = newton::objective(&eta, won, alpha, params);
-    let after = newton::objective(&confirmed_eta, won, alpha, &fitted);
-    let gradient_max = newton::gradient_max(design, won, alpha, &fitted);
+    let before = problem.objective(&eta, params);
+    let after = problem.objective(&confirmed_eta, &fitted);
+    let gradient_max = problem.gradient_max(&fitted);
     let is_optimal = after <= before + 1e-9 * before.abs() && gradient_max <= GRADIENT_TOLERANCE;
     is_optimal.then_some(newton::Optimum {
         params: fitted,
@@ -239,8 +325,17 @@ mod tests {
     use rand::{RngExt, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
-    use super::super::design::{Block, NO_LEVEL};
+    use super::super::design::{Block, Design, NO_LEVEL};
     use super::*;
+
+    fn problem_of<'a>(design: &'a Design, won: &'a [bool], alpha: f64) -> Problem<'a> {
+        Problem {
+            design,
+            won,
+            weights: None,
+            alpha,
+        }
+    }
 
     /// Deals whose odds of winning rise with the first column, at about the given base rate.
     fn problem(rows: usize, intercept: f64, seed: u64) -> (Design, Vec<bool>) {
@@ -259,7 +354,14 @@ mod tests {
             .into_iter()
             .map(|c| if c == 3 { NO_LEVEL } else { c })
             .collect();
-        let blocks = vec![Block::Numeric(x), Block::Codes { codes, levels: 3 }];
+        let blocks = vec![
+            Block::Numeric(x),
+            Block::Codes {
+                codes,
+                levels: 3,
+                height: 1.0,
+            },
+        ];
         (Design::new(rows, blocks).unwrap(), won)
     }
 
@@ -272,7 +374,7 @@ mod tests {
         for (intercept, is_minority) in [(-2.5, true), (1.5, false)] {
             let (design, won) = problem(2000, intercept, 1);
             assert_eq!(win_share(&won) < 0.5, is_minority);
-            let fitted = fit(&design, &won, 1.0, None).unwrap();
+            let fitted = fit(problem_of(&design, &won, 1.0), None).unwrap();
             assert!(fitted.is_confirmed);
             assert!(fitted.coefficients[0] > 1.0, "{fitted:?}");
             let from_zero = run_linfa(design.to_dense(), &won, 1.0, None, 1000).unwrap();
@@ -287,10 +389,10 @@ mod tests {
         let x = vec![-1.0, 1.0, -2.0, 2.0, 0.5, -0.5];
         let won: Vec<bool> = x.iter().map(|v| *v > 0.0).collect();
         let design = Design::new(6, vec![Block::Numeric(x.clone())]).unwrap();
-        let first_lost = fit(&design, &won, 1.0, None).unwrap();
+        let first_lost = fit(problem_of(&design, &won, 1.0), None).unwrap();
         let order = [1, 0, 3, 2, 5, 4];
         let won_first: Vec<bool> = order.iter().map(|&i| won[i]).collect();
-        let first_won = fit(&design.select(&order), &won_first, 1.0, None).unwrap();
+        let first_won = fit(problem_of(&design.select(&order), &won_first, 1.0), None).unwrap();
         assert!(first_lost.coefficients[0] > 0.5 && first_lost.is_confirmed);
         assert!((first_lost.coefficients[0] - first_won.coefficients[0]).abs() < 1e-9);
         assert!(first_won.is_confirmed);
@@ -305,7 +407,7 @@ mod tests {
             true, false, true, false, true, false, false, false, true, true,
         ];
         let design = Design::new(10, vec![Block::Numeric(a), Block::Numeric(b)]).unwrap();
-        let fitted = fit(&design, &won, 2.0, None).unwrap();
+        let fitted = fit(problem_of(&design, &won, 2.0), None).unwrap();
         let expected = [0.6565734497446749, 0.43737084540429666, -0.5257634555606338];
         for (a, b) in fitted.params().iter().zip(expected) {
             assert!((a - b).abs() < 1e-6, "{:?}", fitted.params());
@@ -317,9 +419,9 @@ mod tests {
         let x: Vec<f64> = (0..40).map(|i| f64::from(i) - 19.5).collect();
         let won: Vec<bool> = x.iter().map(|v| *v > 0.0).collect();
         let design = Design::new(40, vec![Block::Numeric(x)]).unwrap();
-        let fitted = fit(&design, &won, 0.1, None).unwrap();
+        let fitted = fit(problem_of(&design, &won, 0.1), None).unwrap();
         assert!(fitted.coefficients[0].is_finite() && fitted.coefficients[0] < 10.0);
-        let refused = fit(&design, &won, 0.0, None).unwrap_err();
+        let refused = fit(problem_of(&design, &won, 0.0), None).unwrap_err();
         assert!(matches!(refused, Error::Unusable(_)), "{refused}");
     }
 
@@ -327,7 +429,7 @@ mod tests {
     fn running_out_of_iterations_is_not_taken_for_an_optimum() {
         let (design, won) = problem(500, -1.0, 3);
         let stopped = run_linfa(design.to_dense(), &won, 1.0, None, 1).unwrap();
-        let fitted = fit(&design, &won, 1.0, None).unwrap();
+        let fitted = fit(problem_of(&design, &won, 1.0), None).unwrap();
         let distance = (stopped[0] - fitted.coefficients[0]).abs();
         assert!(
             distance > 0.01,
@@ -340,17 +442,17 @@ mod tests {
     fn one_class_and_no_rows_are_refused() {
         let design = Design::new(3, vec![Block::Numeric(vec![1.0, 2.0, 3.0])]).unwrap();
         assert!(matches!(
-            fit(&design, &[true; 3], 1.0, None),
+            fit(problem_of(&design, &[true; 3], 1.0), None),
             Err(Error::Unusable(_))
         ));
         let empty = Design::new(0, vec![]).unwrap();
         assert!(matches!(
-            fit(&empty, &[], 1.0, None),
+            fit(problem_of(&empty, &[], 1.0), None),
             Err(Error::Unusable(_))
         ));
         let single = Design::new(1, vec![Block::Numeric(vec![1.0])]).unwrap();
         assert!(matches!(
-            fit(&single, &[true], 1.0, None),
+            fit(problem_of(&single, &[true], 1.0), None),
             Err(Error::Unusable(_))
         ));
     }
@@ -370,7 +472,7 @@ mod tests {
             Block::Numeric(tiny),
         ];
         let design = Design::new(300, twice).unwrap();
-        let fitted = fit(&design, &won, 1.0, None).unwrap();
+        let fitted = fit(problem_of(&design, &won, 1.0), None).unwrap();
         assert!(fitted.params().iter().all(|p| p.is_finite()));
         let eta = design.linear_predictor(&fitted.params());
         assert!(eta.iter().all(|e| e.is_finite()));
@@ -380,7 +482,7 @@ mod tests {
     #[test]
     fn a_design_without_columns_gives_the_base_rate() {
         let design = Design::new(4, vec![]).unwrap();
-        let fitted = fit(&design, &[true, false, false, false], 1.0, None).unwrap();
+        let fitted = fit(problem_of(&design, &[true, false, false, false], 1.0), None).unwrap();
         assert!((fitted.intercept - (1.0f64 / 3.0).ln()).abs() < 1e-9);
     }
 
@@ -388,8 +490,77 @@ mod tests {
     fn the_covariance_of_a_mean_is_the_textbook_one() {
         let design = Design::new(100, vec![]).unwrap();
         let won: Vec<bool> = (0..100).map(|i| i < 20).collect();
-        let fitted = fit(&design, &won, 1.0, None).unwrap();
-        let covariance = covariance(&design, &fitted, 1.0).unwrap();
-        assert!((covariance[(0, 0)] - 1.0 / (100.0 * 0.2 * 0.8)).abs() < 1e-9);
+        let problem = problem_of(&design, &won, 1.0);
+        let fitted = fit(problem, None).unwrap();
+        let variance = |groups: &[usize]| -> f64 {
+            let factor = covariance_factor(problem, &fitted, groups, 4, 1).unwrap();
+            factor.row(0).iter().map(|f| f * f).sum()
+        };
+        let apart: Vec<usize> = (0..100).collect();
+        assert!((variance(&apart) - 1.0 / (100.0 * 0.2 * 0.8)).abs() < 1e-9);
+        // Five rows of one deal say what one says.
+        let together: Vec<usize> = (0..100).map(|i| i / 5).collect();
+        assert!((variance(&together) - 5.0 / (100.0 * 0.2 * 0.8)).abs() < 1e-9);
+    }
+
+    #[test]
+    fn drawn_and_exact_covariances_agree() {
+        let (design, won) = problem(3000, -0.5, 9);
+        let problem = problem_of(&design, &won, 3.0);
+        let fitted = fit(problem, None).unwrap();
+        let groups: Vec<usize> = (0..3000).map(|i| i / 3).collect();
+        let errors = |draws: usize| -> Vec<f64> {
+            let factor = covariance_factor(problem, &fitted, &groups, draws, 5).unwrap();
+            let rows = factor.rows();
+            rows.into_iter().map(|row| row.dot(&row).sqrt()).collect()
+        };
+        let (drawn, exact) = (errors(4), errors(5));
+        assert_eq!((drawn.len(), exact.len()), (5, 5));
+        for (a, b) in drawn.iter().zip(&exact) {
+            assert!((a / b).ln().abs() < 1.5, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn a_weight_of_two_is_a_row_given_twice() {
+        let (design, won) = problem(400, 0.3, 4);
+        let rows: Vec<usize> = (0..400).chain(0..100).collect();
+        let twice = design.select(&rows);
+        let twice_won: Vec<bool> = rows.iter().map(|&row| won[row]).collect();
+        let expected = fit(problem_of(&twice, &twice_won, 2.0), None).unwrap();
+        let weights: Vec<f64> = (0..400).map(|i| if i < 100 { 2.0 } else { 1.0 }).collect();
+        let weighted = Problem {
+            weights: Some(&weights),
+            ..problem_of(&design, &won, 2.0)
+        };
+        let fitted = fit(weighted, None).unwrap();
+        assert!(!fitted.is_confirmed && expected.is_confirmed);
+        for (a, b) in fitted.params().iter().zip(expected.params()) {
+            assert!((a - b).abs() < 1e-7, "{a} {b}");
+        }
+    }
+
+    /// Wide enough for conjugate gradients, narrow enough to be factored beside it.
+    #[test]
+    fn wide_designs_reach_the_same_optimum() {
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        let mut blocks: Vec<Block> = (0..8)
+            .map(|_| Block::Codes {
+                codes: (0..1500).map(|_| rng.random_range(0..50)).collect(),
+                levels: 50,
+                height: 0.5,
+            })
+            .collect();
+        let (narrow, won) = problem(1500, -1.0, 6);
+        blocks.extend(narrow.blocks().iter().cloned());
+        let design = Design::new(1500, blocks).unwrap();
+        assert!(design.width() > 400);
+        let problem = problem_of(&design, &won, 5.0);
+        let fitted = fit(problem, None).unwrap();
+        assert!(fitted.is_confirmed && fitted.gradient_max < 1e-8);
+        let from_zero = run_linfa(design.to_dense(), &won, 5.0, None, 1000).unwrap();
+        for (a, b) in from_zero.iter().zip(fitted.params()) {
+            assert!((a - b).abs() < 1e-4, "linfa from zero {a}, from Newton {b}");
+        }
     }
 }

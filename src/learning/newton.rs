@@ -1,13 +1,15 @@
 //! Newton's method for penalised logistic regression.
 //!
-//! Minimises `sum ln(1 + exp(-y eta)) + alpha/2 |w|^2` with `y` in {-1, 1}, `eta = intercept + X w`
-//! and a free intercept: the objective of linfa-logistic 0.8.1, and of scikit-learn with
-//! `C = 1/alpha`. The gradient and the Hessian are the usual ones of the logistic model (McCullagh
-//! and Nelder, Generalized Linear Models, 1989, ch. 4).
+//! Minimises `sum v ln(1 + exp(-y eta)) + alpha/2 |w|^2` with `y` in {-1, 1}, `eta = intercept + X w`,
+//! row weights `v` and a free intercept: without weights the objective of linfa-logistic 0.8.1, and
+//! of scikit-learn with `C = 1/alpha`. The gradient and the Hessian are the usual ones of the
+//! logistic model (McCullagh and Nelder, Generalized Linear Models, 1989, ch. 4). Narrow systems are
+//! solved by a Cholesky factor, wide ones by conjugate gradients, which never write the Hessian down
+//! (Nocedal and Wright, Numerical Optimization, 2006, ch. 7.1).
 
-use linfa_linalg::cholesky::SolveCInplace;
 use ndarray::{Array1, Array2, Axis};
 
+use super::cholesky::Factor;
 use super::design::{Block, Design};
 use crate::domain::probability::logistic;
 
@@ -18,6 +20,21 @@ const HALVINGS_MAX: usize = 40;
 /// Relative addition to each diagonal entry, so that columns which are collinear to the last digit
 /// still have a Cholesky factor.
 const RIDGE: f64 = 1e-12;
+/// Width up to which a step is solved by factoring the Hessian.
+const FACTORED_WIDTH_MAX: usize = 300;
+/// Products with the Hessian that one step may take.
+const PRODUCTS_MAX: usize = 500;
+
+/// Rows, what became of them, and how much each counts.
+#[derive(Clone, Copy)]
+pub struct Problem<'a> {
+    pub design: &'a Design,
+    pub won: &'a [bool],
+    /// Without them each row counts one.
+    pub weights: Option<&'a [f64]>,
+    /// Weight of half the squared norm of the coefficients against the summed log loss.
+    pub alpha: f64,
+}
 
 /// Where the search ended.
 pub struct Optimum {
@@ -29,142 +46,228 @@ pub struct Optimum {
 }
 
 /// Searches from `start` until no entry of the mean gradient exceeds `tolerance`, or no step helps.
-pub fn minimise(
-    design: &Design,
-    won: &[bool],
-    alpha: f64,
-    start: Vec<f64>,
-    tolerance: f64,
-) -> Optimum {
-    let scales = column_scales(design);
-    let gradient_max = |gradient: &[f64]| largest(gradient, &scales, design.rows());
+pub fn minimise(problem: Problem, start: Vec<f64>, tolerance: f64) -> Optimum {
+    let scales = problem.column_scales();
     let mut params = start;
-    let mut eta = design.linear_predictor(&params);
-    let mut loss = objective(&eta, won, alpha, &params);
-    let mut gradient = gradient(design, &eta, won, alpha, &params);
+    let mut eta = problem.design.linear_predictor(&params);
+    let mut loss = problem.objective(&eta, &params);
+    let mut gradient = problem.gradient(&eta, &params);
+    let mut largest = problem.largest(&gradient, &scales);
     for _ in 0..STEPS_MAX {
-        if gradient_max(&gradient) <= tolerance {
+        if largest <= tolerance {
             break;
         }
-        let Some(step) = newton_step(design, &eta, alpha, &gradient) else {
-            break;
+        let curvature = problem.curvature(&eta);
+        let step = if problem.design.width() <= FACTORED_WIDTH_MAX {
+            problem.factored_step(&curvature, &gradient)
+        } else {
+            // Closer as the optimum nears, never closer than the search needs.
+            let accuracy = largest.sqrt().min(0.1).max(0.1 * tolerance / largest);
+            Some(problem.conjugate_step(&curvature, &gradient, accuracy))
         };
-        let Some(found) = line_search(design, won, alpha, &params, &step, loss) else {
+        let found = step.and_then(|step| problem.line_search(&params, &eta, &step, loss));
+        let Some(found) = found else {
             break;
         };
         (params, eta, loss) = found;
-        gradient = self::gradient(design, &eta, won, alpha, &params);
+        gradient = problem.gradient(&eta, &params);
+        largest = problem.largest(&gradient, &scales);
     }
     Optimum {
-        gradient_max: gradient_max(&gradient),
+        gradient_max: largest,
         params,
     }
 }
 
-/// [`Optimum::gradient_max`] at any parameters.
-pub fn gradient_max(design: &Design, won: &[bool], alpha: f64, params: &[f64]) -> f64 {
-    let eta = design.linear_predictor(params);
-    let gradient = gradient(design, &eta, won, alpha, params);
-    largest(&gradient, &column_scales(design), design.rows())
-}
+impl Problem<'_> {
+    fn weight(&self, row: usize) -> f64 {
+        self.weights.map_or(1.0, |weights| weights[row])
+    }
 
-/// The Hessian at `eta`: `X' diag(p (1 - p)) X + alpha I`, the intercept last and not penalised.
-pub fn hessian(design: &Design, eta: &[f64], alpha: f64) -> Array2<f64> {
-    let weights: Vec<f64> = eta
-        .iter()
-        .map(|&e| {
+    /// The sum of the rows' weights.
+    fn total(&self) -> f64 {
+        match self.weights {
+            Some(weights) => weights.iter().sum(),
+            None => self.won.len() as f64,
+        }
+    }
+
+    /// [`Optimum::gradient_max`] at any parameters.
+    pub fn gradient_max(&self, params: &[f64]) -> f64 {
+        let eta = self.design.linear_predictor(params);
+        self.largest(&self.gradient(&eta, params), &self.column_scales())
+    }
+
+    fn largest(&self, gradient: &[f64], scales: &[f64]) -> f64 {
+        let scaled = gradient.iter().zip(scales).map(|(g, s)| (g / s).abs());
+        scaled.fold(0.0, f64::max) / self.total()
+    }
+
+    /// Root mean square of each column, at least one; one for the intercept.
+    fn column_scales(&self) -> Vec<f64> {
+        let mut scales = vec![1.0; self.design.width() + 1];
+        for (index, block) in self.design.blocks().iter().enumerate() {
+            if let Block::Numeric(values) = block {
+                let squares: f64 = values.iter().map(|v| v * v).sum();
+                let scale = (squares / values.len() as f64).sqrt();
+                scales[self.design.offset(index)] = scale.max(1.0);
+            }
+        }
+        scales
+    }
+
+    /// The weighted sum of log losses plus the penalty.
+    pub fn objective(&self, eta: &[f64], params: &[f64]) -> f64 {
+        let loss = |(&e, &won): (&f64, &bool)| softplus(if won { -e } else { e });
+        let losses = eta.iter().zip(self.won).map(loss);
+        let loss: f64 = match self.weights {
+            Some(weights) => losses
+                .zip(weights)
+                .map(|(loss, weight)| loss * weight)
+                .sum(),
+            None => losses.sum(),
+        };
+        let coefficients = &params[..params.len() - 1];
+        loss + 0.5 * self.alpha * coefficients.iter().map(|w| w * w).sum::<f64>()
+    }
+
+    /// Predicted minus actual, weighted: the derivative of each row's loss by its log-odds.
+    pub fn residuals(&self, eta: &[f64]) -> Vec<f64> {
+        let rows = eta.iter().zip(self.won).enumerate();
+        rows.map(|(row, (&e, &won))| self.weight(row) * (logistic(e) - f64::from(u8::from(won))))
+            .collect()
+    }
+
+    fn gradient(&self, eta: &[f64], params: &[f64]) -> Vec<f64> {
+        let mut gradient = self.design.transposed_times(&self.residuals(eta));
+        for (g, w) in gradient.iter_mut().zip(&params[..self.design.width()]) {
+            *g += self.alpha * w;
+        }
+        gradient
+    }
+
+    /// `v p (1 - p)` of each row: the second derivative of its loss by its log-odds.
+    fn curvature(&self, eta: &[f64]) -> Vec<f64> {
+        let rows = eta.iter().enumerate();
+        rows.map(|(row, &e)| {
             let p = logistic(e);
-            p * (1.0 - p)
+            self.weight(row) * p * (1.0 - p)
         })
-        .collect();
-    let mut hessian = design.information(&weights);
-    for column in 0..=design.width() {
-        let penalty = if column < design.width() { alpha } else { 0.0 };
-        let diagonal = &mut hessian[(column, column)];
-        *diagonal = (*diagonal + penalty) * (1.0 + RIDGE) + f64::MIN_POSITIVE;
+        .collect()
     }
-    hessian
-}
 
-/// Root mean square of each column, at least one; one for the intercept.
-fn column_scales(design: &Design) -> Vec<f64> {
-    let mut scales = vec![1.0; design.width() + 1];
-    for (index, block) in design.blocks().iter().enumerate() {
-        if let Block::Numeric(values) = block {
-            let squares: f64 = values.iter().map(|v| v * v).sum();
-            scales[design.offset(index)] = (squares / values.len() as f64).sqrt().max(1.0);
+    /// The Hessian at `eta`: `X' diag(v p (1 - p)) X + alpha I`, the intercept last and not penalised.
+    pub fn hessian(&self, eta: &[f64]) -> Array2<f64> {
+        self.penalised_information(&self.curvature(eta))
+    }
+
+    fn penalised_information(&self, curvature: &[f64]) -> Array2<f64> {
+        let mut hessian = self.design.information(curvature);
+        for column in 0..=self.design.width() {
+            let diagonal = &mut hessian[(column, column)];
+            *diagonal = (*diagonal + self.penalty(column)) * (1.0 + RIDGE) + f64::MIN_POSITIVE;
+        }
+        hessian
+    }
+
+    fn penalty(&self, column: usize) -> f64 {
+        if column < self.design.width() {
+            self.alpha
+        } else {
+            0.0
         }
     }
-    scales
-}
 
-fn largest(gradient: &[f64], scales: &[f64], rows: usize) -> f64 {
-    let scaled = gradient.iter().zip(scales).map(|(g, s)| (g / s).abs());
-    scaled.fold(0.0, f64::max) / rows as f64
-}
+    fn factored_step(&self, curvature: &[f64], gradient: &[f64]) -> Option<Vec<f64>> {
+        let factor = Factor::of(self.penalised_information(curvature))?;
+        let gradient = Array1::from(gradient.to_vec()).insert_axis(Axis(1));
+        let step: Vec<f64> = factor.solve(gradient).into_iter().collect();
+        step.iter().all(|s| s.is_finite()).then_some(step)
+    }
 
-fn newton_step(design: &Design, eta: &[f64], alpha: f64, gradient: &[f64]) -> Option<Vec<f64>> {
-    let mut hessian = hessian(design, eta, alpha);
-    // Scaled to a diagonal of ones first: columns in euros beside columns in shares would cost the
-    // factorisation all its digits.
-    let scale: Array1<f64> = hessian.diag().mapv(|h| h.sqrt().recip());
-    hessian
-        .indexed_iter_mut()
-        .for_each(|((r, c), h)| *h *= scale[r] * scale[c]);
-    let mut step = (&Array1::from(gradient.to_vec()) * &scale).insert_axis(Axis(1));
-    hessian.solvec_inplace(&mut step).ok()?;
-    let step: Vec<f64> = step.iter().zip(&scale).map(|(s, k)| s * k).collect();
-    step.iter().all(|s| s.is_finite()).then_some(step)
-}
-
-/// The longest of the step, half of it, a quarter and so on that lowers the objective.
-fn line_search(
-    design: &Design,
-    won: &[bool],
-    alpha: f64,
-    params: &[f64],
-    step: &[f64],
-    loss: f64,
-) -> Option<(Vec<f64>, Vec<f64>, f64)> {
-    let mut length = 1.0;
-    for _ in 0..HALVINGS_MAX {
-        let tried: Vec<f64> = params
-            .iter()
-            .zip(step)
-            .map(|(p, s)| p - length * s)
-            .collect();
-        let eta = design.linear_predictor(&tried);
-        let tried_loss = objective(&eta, won, alpha, &tried);
-        if tried_loss < loss {
-            return Some((tried, eta, tried_loss));
+    /// Solves `H step = gradient` by conjugate gradients, preconditioned by the diagonal, until the
+    /// residual is `accuracy` of the gradient.
+    fn conjugate_step(&self, curvature: &[f64], gradient: &[f64], accuracy: f64) -> Vec<f64> {
+        let diagonal = self.diagonal(curvature);
+        let scaled =
+            |r: &[f64]| -> Vec<f64> { r.iter().zip(&diagonal).map(|(r, d)| r / d).collect() };
+        let mut step = vec![0.0; gradient.len()];
+        let mut residual = gradient.to_vec();
+        let mut preconditioned = scaled(&residual);
+        let mut direction = preconditioned.clone();
+        let mut size = dot(&residual, &preconditioned);
+        let enough = accuracy * accuracy * size;
+        for _ in 0..PRODUCTS_MAX {
+            if size <= enough || size == 0.0 {
+                break;
+            }
+            let product = self.hessian_times(curvature, &direction);
+            let length = size / dot(&direction, &product);
+            if !length.is_finite() {
+                break;
+            }
+            add_scaled(&mut step, length, &direction);
+            add_scaled(&mut residual, -length, &product);
+            preconditioned = scaled(&residual);
+            let size_before = std::mem::replace(&mut size, dot(&residual, &preconditioned));
+            for (d, p) in direction.iter_mut().zip(&preconditioned) {
+                *d = p + size / size_before * *d;
+            }
         }
-        length /= 2.0;
+        step
     }
-    None
+
+    fn hessian_times(&self, curvature: &[f64], direction: &[f64]) -> Vec<f64> {
+        let mut along = self.design.linear_predictor(direction);
+        along.iter_mut().zip(curvature).for_each(|(a, c)| *a *= c);
+        let mut product = self.design.transposed_times(&along);
+        for (p, d) in product.iter_mut().zip(&direction[..self.design.width()]) {
+            *p += self.alpha * d;
+        }
+        product
+    }
+
+    /// The diagonal of the Hessian.
+    fn diagonal(&self, curvature: &[f64]) -> Vec<f64> {
+        let mut diagonal = self.design.squared_transposed_times(curvature);
+        for (column, d) in diagonal.iter_mut().enumerate() {
+            *d += self.penalty(column) + f64::MIN_POSITIVE;
+        }
+        diagonal
+    }
+
+    /// The longest of the step, half of it, a quarter and so on that lowers the objective.
+    fn line_search(
+        &self,
+        params: &[f64],
+        eta: &[f64],
+        step: &[f64],
+        loss: f64,
+    ) -> Option<(Vec<f64>, Vec<f64>, f64)> {
+        let along = self.design.linear_predictor(step);
+        let moved = |from: &[f64], by: &[f64], length: f64| -> Vec<f64> {
+            from.iter().zip(by).map(|(f, b)| f - length * b).collect()
+        };
+        let mut length = 1.0;
+        for _ in 0..HALVINGS_MAX {
+            let tried = moved(params, step, length);
+            let tried_eta = moved(eta, &along, length);
+            let tried_loss = self.objective(&tried_eta, &tried);
+            if tried_loss < loss {
+                return Some((tried, tried_eta, tried_loss));
+            }
+            length /= 2.0;
+        }
+        None
+    }
 }
 
-/// The sum of log losses plus the penalty.
-pub fn objective(eta: &[f64], won: &[bool], alpha: f64, params: &[f64]) -> f64 {
-    let loss: f64 = eta
-        .iter()
-        .zip(won)
-        .map(|(&e, &won)| softplus(if won { -e } else { e }))
-        .sum();
-    let coefficients = &params[..params.len() - 1];
-    loss + 0.5 * alpha * coefficients.iter().map(|w| w * w).sum::<f64>()
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-fn gradient(design: &Design, eta: &[f64], won: &[bool], alpha: f64, params: &[f64]) -> Vec<f64> {
-    let residuals: Vec<f64> = eta
-        .iter()
-        .zip(won)
-        .map(|(&e, &won)| logistic(e) - f64::from(u8::from(won)))
-        .collect();
-    let mut gradient = design.transposed_times(&residuals);
-    for (g, w) in gradient.iter_mut().zip(&params[..design.width()]) {
-        *g += alpha * w;
-    }
-    gradient
+fn add_scaled(sum: &mut [f64], scale: f64, other: &[f64]) {
+    sum.iter_mut().zip(other).for_each(|(s, o)| *s += scale * o);
 }
 
 /// `ln(1 + exp(x))` without overflow.

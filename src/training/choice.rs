@@ -1,0 +1,265 @@
+//! Choosing by cross-validation: how far the model may bend, its penalty, and whether its
+//! probabilities need calibration.
+
+use std::collections::BTreeMap;
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use super::SEED;
+use crate::domain::probability::logistic;
+use crate::error::Result;
+use crate::learning::design::{Block, Design};
+use crate::learning::estimator::{self, Problem};
+use crate::model::Calibration;
+
+/// Penalties tried, the strongest first: each fit starts where the one before ended.
+const ALPHAS: [f64; 10] = [3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1];
+/// The penalty where there are too few deals to choose one.
+pub const ALPHA_UNCHOSEN: f64 = 10.0;
+const FOLDS: usize = 5;
+/// Rows that the choice looks at.
+const ROWS_MAX: usize = 40_000;
+/// Penalties in a row that must be worse than the best before the search stops.
+const WORSE_MAX: usize = 2;
+/// Twice the gain in log-likelihood that a calibration needs: chance gives this much to two
+/// parameters in one of a hundred cases (chi-squared with two degrees of freedom).
+const CALIBRATION_GAIN_MIN: f64 = 9.21;
+/// Next to nothing: two parameters need no penalty but on separable rows.
+const CALIBRATION_PENALTY: f64 = 1e-3;
+
+/// Rows held out of some of their deals' fits, and how well a recipe did on them.
+pub struct Judgement {
+    pub alpha: f64,
+    /// Log-odds of each sampled row by the fit that had not seen its deal.
+    eta: Vec<f64>,
+    losses: Vec<f64>,
+    loss: f64,
+}
+
+/// Folds of whole deals. Of many rows, a sample of deals is enough: the best penalty is a property of
+/// the effects, not of the rows.
+pub struct Folds {
+    /// Sampled rows, deal by deal.
+    rows: Vec<usize>,
+    won: Vec<bool>,
+    /// Deal of each sampled row.
+    deals: Vec<usize>,
+    /// For each fold, positions in `rows` to fit on and to judge on.
+    parts: Vec<(Vec<usize>, Vec<usize>)>,
+}
+
+impl Folds {
+    /// `None` where the fitting part of a fold would have one outcome only.
+    pub fn new(won: &[bool], deals: &[usize]) -> Option<Self> {
+        let mut rows_of: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for (row, &deal) in deals.iter().enumerate() {
+            rows_of.entry(deal).or_default().push(row);
+        }
+        let mut shuffled: Vec<Vec<usize>> = rows_of.into_values().collect();
+        shuffled.shuffle(&mut ChaCha8Rng::seed_from_u64(SEED));
+        let (mut rows, mut fold_of) = (Vec::new(), Vec::new());
+        for (position, own) in shuffled.into_iter().enumerate() {
+            if rows.len() + own.len() > ROWS_MAX {
+                break;
+            }
+            fold_of.extend(own.iter().map(|_| position % FOLDS));
+            rows.extend(own);
+        }
+        let won: Vec<bool> = rows.iter().map(|&row| won[row]).collect();
+        let parts: Vec<(Vec<usize>, Vec<usize>)> = (0..FOLDS)
+            .map(|fold| (0..rows.len()).partition(|&position| fold_of[position] != fold))
+            .collect();
+        let has_both = |train: &[usize]| {
+            let wins = train.iter().filter(|&&position| won[position]).count();
+            wins > 0 && wins < train.len()
+        };
+        let is_usable = parts
+            .iter()
+            .all(|(train, test)| has_both(train) && !test.is_empty());
+        is_usable.then(|| Self {
+            deals: rows.iter().map(|&row| deals[row]).collect(),
+            rows,
+            won,
+            parts,
+        })
+    }
+
+    /// The penalty with the lowest log loss, not above `alpha_max`; `on_step` is told of each tried.
+    pub fn judge(
+        &self,
+        design: &Design,
+        alpha_max: f64,
+        on_step: impl Fn(usize, usize),
+    ) -> Option<Judgement> {
+        let mut fits: Vec<FoldFit> = self
+            .parts
+            .iter()
+            .map(|part| self.fold(design, part))
+            .collect();
+        let alphas: Vec<f64> = ALPHAS
+            .into_iter()
+            .filter(|&alpha| alpha <= alpha_max)
+            .collect();
+        let mut best: Option<Judgement> = None;
+        let mut worse = 0;
+        for (done, &alpha) in alphas.iter().enumerate() {
+            on_step(done, alphas.len());
+            // A penalty too weak for the search to converge is no candidate.
+            let judged = self.judge_alpha(&mut fits, alpha).ok();
+            let best_loss = best.as_ref().map_or(f64::INFINITY, |best| best.loss);
+            match judged {
+                Some(judged) if judged.loss < best_loss => {
+                    best = Some(judged);
+                    worse = 0;
+                }
+                _ => worse += 1,
+            }
+            if worse == WORSE_MAX {
+                break;
+            }
+        }
+        best
+    }
+
+    fn fold(&self, design: &Design, (train, test): &(Vec<usize>, Vec<usize>)) -> FoldFit {
+        let rows = |positions: &[usize]| -> Vec<usize> {
+            positions
+                .iter()
+                .map(|&position| self.rows[position])
+                .collect()
+        };
+        FoldFit {
+            train: design.select(&rows(train)).serial(),
+            train_won: train.iter().map(|&position| self.won[position]).collect(),
+            test: design.select(&rows(test)).serial(),
+            start: None,
+        }
+    }
+
+    fn judge_alpha(&self, fits: &mut [FoldFit], alpha: f64) -> Result<Judgement> {
+        let predicted = in_parallel(fits, |fit| fit.predict(alpha));
+        let mut eta = vec![0.0; self.rows.len()];
+        for ((_, test), predicted) in self.parts.iter().zip(predicted) {
+            for (&position, value) in test.iter().zip(predicted?) {
+                eta[position] = value;
+            }
+        }
+        let losses: Vec<f64> = estimator::log_losses(&eta, &self.won).collect();
+        Ok(Judgement {
+            alpha,
+            loss: losses.iter().sum(),
+            eta,
+            losses,
+        })
+    }
+
+    /// Whether the second recipe is better than the first by more than the standard error of the
+    /// difference, over deals: a simpler model is kept until a richer one shows its worth.
+    pub fn is_better(&self, simple: &Judgement, rich: &Judgement) -> bool {
+        let gains = simple.losses.iter().zip(&rich.losses).map(|(s, r)| s - r);
+        let gains = self.by_deal(gains);
+        let count = gains.len() as f64;
+        let mean = gains.iter().sum::<f64>() / count;
+        let variance = gains.iter().map(|g| (g - mean) * (g - mean)).sum::<f64>() / count;
+        mean > (variance / count).sqrt()
+    }
+
+    fn by_deal(&self, values: impl Iterator<Item = f64>) -> Vec<f64> {
+        let mut sums: Vec<f64> = Vec::new();
+        let mut last = None;
+        for (value, &deal) in values.zip(&self.deals) {
+            if last.replace(deal) == Some(deal) {
+                if let Some(sum) = sums.last_mut() {
+                    *sum += value;
+                }
+            } else {
+                sums.push(value);
+            }
+        }
+        sums
+    }
+
+    /// A slope and a shift for the log-odds (Platt 1999), fitted on rows that the coefficients had not
+    /// seen; `None` unless they help by more than chance would have it.
+    pub fn calibration(&self, judged: &Judgement) -> Option<Calibration> {
+        let design =
+            Design::new(judged.eta.len(), vec![Block::Numeric(judged.eta.clone())]).ok()?;
+        let problem = Problem {
+            design: &design,
+            won: &self.won,
+            weights: None,
+            alpha: CALIBRATION_PENALTY,
+        };
+        let fitted = estimator::search_only(problem, Some(vec![1.0, 0.0])).ok()?;
+        let calibration = Calibration {
+            slope: fitted.coefficients[0],
+            shift: fitted.intercept,
+        };
+        let eta: Vec<f64> = judged
+            .eta
+            .iter()
+            .map(|&eta| calibration.apply(eta))
+            .collect();
+        let loss: f64 = estimator::log_losses(&eta, &self.won).sum();
+        let deals = self.by_deal(judged.losses.iter().copied()).len();
+        let rows_per_deal = self.rows.len() as f64 / deals as f64;
+        let gain = 2.0 * (judged.loss - loss) / rows_per_deal;
+        (calibration.slope > 0.0 && gain > CALIBRATION_GAIN_MIN).then_some(calibration)
+    }
+
+    /// Predicted minus actual, and `p (1 - p)`, of predictions of all rows.
+    pub fn derivatives(eta: &[f64], won: &[bool]) -> (Vec<f64>, Vec<f64>) {
+        let rows = eta.iter().zip(won).map(|(&eta, &won)| {
+            let p = logistic(eta);
+            (p - f64::from(u8::from(won)), p * (1.0 - p))
+        });
+        rows.unzip()
+    }
+}
+
+/// One part to fit on and one to judge on, and where the last fit ended.
+struct FoldFit {
+    train: Design,
+    train_won: Vec<bool>,
+    test: Design,
+    start: Option<Vec<f64>>,
+}
+
+impl FoldFit {
+    /// Log-odds of the judged part by a fit under a penalty.
+    fn predict(&mut self, alpha: f64) -> Result<Vec<f64>> {
+        let problem = Problem {
+            design: &self.train,
+            won: &self.train_won,
+            weights: None,
+            alpha,
+        };
+        let fitted = estimator::search_only(problem, self.start.take())?;
+        let params = fitted.params();
+        let eta = self.test.linear_predictor(&params);
+        self.start = Some(params);
+        Ok(eta)
+    }
+}
+
+/// The answers in the order of the items, whatever the number of threads.
+fn in_parallel<T: Send, R: Send>(items: &mut [T], work: impl Fn(&mut T) -> R + Sync) -> Vec<R> {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let share = items.len().div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        let work = &work;
+        let handles: Vec<_> = items
+            .chunks_mut(share)
+            .map(|chunk| scope.spawn(move || chunk.iter_mut().map(work).collect::<Vec<R>>()))
+            .collect();
+        handles
+            .into_iter()
+            .flat_map(|handle| match handle.join() {
+                Ok(answers) => answers,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+            .collect()
+    })
+}
