@@ -76,8 +76,20 @@ pub struct Training {
     pub form: Form,
     /// Weight of half the squared norm against the summed log loss, from cross-validation.
     pub alpha: f64,
+    /// What cross-validation tried, each form with its best penalty; empty where deals were too few.
+    pub tried: Vec<Tried>,
     /// Whether linfa checked the optimum.
     pub is_confirmed_by_linfa: bool,
+}
+
+/// A form of the model, judged by folds of whole deals.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tried {
+    pub form: Form,
+    pub alpha: f64,
+    /// Mean log loss on rows that the coefficients had not seen.
+    pub log_loss: f64,
 }
 
 /// What the training rows are.

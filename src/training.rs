@@ -21,7 +21,7 @@ use crate::ingest::mapping::ColumnType;
 use crate::learning::design::{Block, Design, NO_LEVEL};
 use crate::learning::estimator::{self, Fitted, Problem};
 use crate::model::{
-    Basis, Calibration, Covariance, Dropped, Form, Model, ModelParts, Report, Training,
+    Basis, Calibration, Covariance, Dropped, Form, Model, ModelParts, Report, Training, Tried,
 };
 use crate::progress::{OnProgress, Progress};
 use crate::scoring::Scorer;
@@ -109,13 +109,14 @@ fn judge_rows(scorer: &Scorer, history: &History, picked: &[usize]) -> Option<Ev
 }
 
 /// What cross-validation chooses.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Recipe {
     form: Form,
     alpha: f64,
     /// The penalty that is best without crosses; says which pairs are worth crossing.
     alpha_of_bands: f64,
     calibration: Option<Calibration>,
+    tried: Vec<Tried>,
 }
 
 /// Fits on older deals and judges on newer ones. The recipe that was chosen goes with the report, and
@@ -234,7 +235,7 @@ fn fit(
     let parts = ModelParts {
         trained_at: options.trained_at,
         grades: grades(&crossed, &fitted, recipe.calibration)?,
-        training: training_facts(history, &rows, &won, recipe, &fitted, options),
+        training: training_facts(history, &rows, &won, &recipe, &fitted, options),
         report,
         intercept: fitted.intercept + centers,
         columns,
@@ -263,42 +264,53 @@ fn choose(
         alpha: choice::ALPHA_UNCHOSEN,
         alpha_of_bands: choice::ALPHA_UNCHOSEN,
         calibration: None,
+        tried: Vec::new(),
     };
     let Some(folds) = Folds::new(won, deals) else {
         return recipe;
     };
-    let judge = |phase_name, design: &Design, alpha_max| {
-        folds.judge(design, alpha_max, |done, total| {
-            on_progress(phase(phase_name, done, total));
-        })
+    let mut tried = Vec::new();
+    let mut judge = |form, design: &Design, alpha_max| {
+        let name = match form {
+            Form::Lines => "choosing the penalty",
+            Form::Bands => "trying bands",
+            Form::Crosses => "trying crosses",
+        };
+        let judged = folds.judge(design, alpha_max, |done, total| {
+            on_progress(phase(name, done, total));
+        })?;
+        tried.push(Tried {
+            form,
+            alpha: judged.alpha,
+            log_loss: folds.log_loss(&judged),
+        });
+        Some(judged)
     };
     let lines = straight(&mut columns.to_vec(), bands);
-    let Some(mut best) = judge("choosing the penalty", &lines, f64::INFINITY) else {
+    let Some(mut best) = judge(Form::Lines, &lines, f64::INFINITY) else {
         return recipe;
     };
-    let of_bands = judge("trying bands", bands, f64::INFINITY);
+    let of_bands = judge(Form::Bands, bands, f64::INFINITY);
     recipe.alpha_of_bands = of_bands.as_ref().map_or(best.alpha, |judged| judged.alpha);
     if let Some(judged) = of_bands.filter(|judged| folds.is_better(&best, judged)) {
         (recipe.form, best) = (Form::Bands, judged);
     }
-    let alpha_max = recipe.alpha_of_bands * CROSSED_ALPHA_FACTOR;
-    let pairs = worthy_pairs(
-        columns,
-        bands,
-        won,
-        deals,
-        recipe.alpha_of_bands,
-        recipe.alpha_of_bands,
-    );
+    let alpha_of_bands = recipe.alpha_of_bands;
+    let pairs = worthy_pairs(columns, bands, won, deals, alpha_of_bands, alpha_of_bands);
     if let Some(pairs) = pairs.ok().filter(|pairs| !pairs.is_empty()) {
         let crossed = bands.with(pairs.iter().map(Pair::block).collect());
-        let judged = judge("trying crosses", &crossed, alpha_max);
+        let judged = judge(
+            Form::Crosses,
+            &crossed,
+            alpha_of_bands * CROSSED_ALPHA_FACTOR,
+        );
         if let Some(judged) = judged.filter(|judged| folds.is_better(&best, judged)) {
             (recipe.form, best) = (Form::Crosses, judged);
         }
     }
     recipe.alpha = best.alpha;
     recipe.calibration = folds.calibration(&best);
+    recipe.tried = tried;
     recipe
 }
 
@@ -478,7 +490,7 @@ fn training_facts(
     history: &History,
     rows: &[&Row],
     won: &[bool],
-    recipe: Recipe,
+    recipe: &Recipe,
     fitted: &Fitted,
     options: &TrainOptions,
 ) -> Training {
@@ -497,6 +509,7 @@ fn training_facts(
         basis: history.basis,
         form: recipe.form,
         alpha: recipe.alpha,
+        tried: recipe.tried.clone(),
         is_confirmed_by_linfa: fitted.is_confirmed,
     }
 }

@@ -86,6 +86,11 @@ impl Folds {
         })
     }
 
+    /// The mean log loss over the sampled rows.
+    pub fn log_loss(&self, judged: &Judgement) -> f64 {
+        judged.loss / self.rows.len() as f64
+    }
+
     /// The penalty with the lowest log loss, not above `alpha_max`; `on_step` is told of each tried.
     pub fn judge(
         &self,
