@@ -245,11 +245,11 @@ impl Inner {
             .activate_generation(generation, next.at, next.cause);
         let seq = activated.await?;
         self.accelerator.publish(draft, generation, seq).await;
-        self.set_challenger(challenging::load(&self.store, &self.exchange).await?);
         *self.active.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(Active {
             generation,
             scorer: next.scorer.clone(),
         }));
+        self.set_challenger(challenging::load(&self.store, &self.exchange).await?);
         Ok(())
     }
 }

@@ -69,8 +69,15 @@ async fn retrain_if_due(jobs: &Jobs, every: SignedDuration, now: Timestamp) -> R
     if !wait.is_zero() {
         return Ok(pause(wait));
     }
-    if jobs.book.scorer().is_some() && store.has_closed_since(last).await? {
-        jobs.submit(Task::Train(TrainRequest::default())).await?;
+    if let Some(champion) = jobs.book.scorer()
+        && store.has_closed_since(last).await?
+    {
+        // What is protected or left out stays so, whoever said it.
+        let request = TrainRequest {
+            mapping: Some(champion.model().mapping.clone()),
+            ..TrainRequest::default()
+        };
+        jobs.submit(Task::Train(request)).await?;
     }
     Ok(pause(every))
 }

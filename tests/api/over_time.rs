@@ -1,17 +1,20 @@
 //! Models over time: challengers, shadow scores, going back, and the history of scores.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dealrank::book::replay;
 use dealrank::domain::{DealId, Exchange};
+use dealrank::error::Error;
+use dealrank::ranking::{RankingQuery, Sort};
 use dealrank::scoring::Scorer;
 use dealrank::store::Store;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::service::{Answer, Service, deal, history};
+use crate::service::{Answer, Service, binary, deal, history};
 use crate::world::{World, all_pages, days, id, now, open_deals};
 
 /// Closed deals, two a day from 2025 on, then open ones. `best` tells which source wins on a day.
@@ -76,7 +79,8 @@ async fn with_old_champion(best: impl Fn(usize) -> &'static str) -> (Service, Va
 
 #[tokio::test]
 async fn a_challenger_that_beats_the_champion_takes_its_place_and_one_call_leads_back() {
-    let (service, first) = with_old_champion(|day| if day < 180 { "web" } else { "partner" }).await;
+    let (mut service, first) =
+        with_old_champion(|day| if day < 180 { "web" } else { "partner" }).await;
     let second = train(&service, json!({})).await;
     assert_eq!(second["is_active"], true, "{second}");
     let challenge = &second["challenge"];
@@ -116,8 +120,24 @@ async fn a_challenger_that_beats_the_champion_takes_its_place_and_one_call_leads
     let forth = service.post(&path, &Value::Null).await;
     assert_eq!(service.finished(forth).await["state"], "done");
     assert_eq!(activations(&service).await[0], (second, cause("command")));
-    let back = service.finished(roll_back(&service).await).await;
-    assert_eq!(back["result"]["model_version"], first, "{back}");
+
+    let folder = service.dir().to_owned();
+    let dealrank = |args: &[&str]| {
+        let output = binary().args(args).current_dir(&folder).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let listed = dealrank(&["models"]);
+    assert!(
+        listed.contains("Better than the champion: log loss"),
+        "{listed}"
+    );
+    let pid = service.pid().to_string();
+    assert!(Command::new("kill").arg(pid).status().unwrap().success());
+    assert!(service.wait_for_end().success());
+    let back = dealrank(&["models", "rollback"]);
+    assert!(back.starts_with(first.as_str().unwrap()), "{back}");
 }
 
 #[tokio::test]
@@ -184,26 +204,28 @@ async fn without_newer_deals_nothing_is_compared_and_the_model_waits() {
 #[tokio::test]
 async fn a_model_is_trained_anew_when_the_last_one_is_old_enough_and_a_deal_has_closed() {
     let service = Service::with_settings("[training]\nevery = \"1s\"\n");
-    service.train().await;
+    service.import_documents(&history(240)).await;
+    let mapping = json!({"columns": {"protected": ["employees"]}});
+    train(&service, json!({"mapping": mapping})).await;
     let end = json!({"type": "closed", "at": "2026-10-01T00:00:00Z", "outcome": "won"});
     service.post("/v1/deals/h-0230/events", &end).await.ok(200);
     let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let jobs = service.get("/v1/jobs").await.ok(200);
-        let trained = |job: &&Value| job["kind"] == "train" && job["state"] == "done";
-        if jobs["jobs"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter(trained)
-            .count()
-            >= 2
-        {
-            break;
+    let newest = loop {
+        let models = service.get("/v1/models").await.ok(200);
+        if models["models"].as_array().unwrap().len() >= 2 {
+            break models["models"][0]["version"].clone();
         }
-        assert!(Instant::now() < deadline, "nobody trained: {jobs}");
+        assert!(
+            Instant::now() < deadline,
+            "nobody trained: {}",
+            service.log()
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    };
+    // What somebody said to leave out stays left out.
+    let path = format!("/v1/models/{}", newest.as_str().unwrap());
+    let dropped = service.get(&path).await.ok(200)["dropped"].clone();
+    assert_eq!(dropped[0]["column"], "employees", "{dropped}");
 }
 
 async fn ledger(service: &Service, id: &str) -> Vec<Value> {
@@ -393,7 +415,7 @@ async fn what_ended_long_ago_goes_and_what_holds_or_may_be_asked_for_stays() {
     let patched = world.book.patch(&id("d00003"), owner, now()).await.unwrap();
     let entries = async |name: &str| world.book.ledger(&id(name), None, 50).await.unwrap();
     assert_eq!(entries("d00003").await.len(), 2);
-    let query = Default::default();
+    let query = RankingQuery::default();
     let rows = all_pages(&world.book, &query).await;
 
     // Nothing is known yet of how far the ledger was at which time.
@@ -423,4 +445,25 @@ async fn what_ended_long_ago_goes_and_what_holds_or_may_be_asked_for_stays() {
     let present = all_pages(&world.book, &query).await;
     assert_eq!(present[0].rows.len(), rows[0].rows.len());
     assert_eq!(prune(now() + days(403)).await, Default::default());
+}
+
+#[tokio::test]
+async fn a_page_as_of_a_time_that_is_no_longer_kept_has_expired() {
+    let world = World::with(open_deals(6, 12)).await;
+    let query = RankingQuery {
+        sort: Sort::Amount,
+        limit: 5,
+        ..RankingQuery::default()
+    };
+    let first = world.book.ranking(&query, None, now()).await.unwrap();
+    let cursor = first.next_cursor.unwrap();
+    let next = async || world.book.ranking(&query, Some(&cursor), now()).await;
+    let owner = json!({"owner": "somebody new"});
+    world.book.patch(&id("d00003"), owner, now()).await.unwrap();
+    let prune = async |at: Timestamp| world.book.store().prune(at, at - days(400)).await;
+    assert_eq!(prune(now() + days(1)).await.unwrap().scores, 0);
+    assert_eq!(next().await.unwrap().rows.len(), 5);
+    assert_eq!(prune(now() + days(402)).await.unwrap().scores, 1);
+    let expired = next().await;
+    assert!(matches!(expired, Err(Error::CursorExpired)), "{expired:?}");
 }
