@@ -107,8 +107,13 @@ fn list(models: &[ModelSummary], as_json: bool) -> String {
             Some(challenge) => format!("    {}\n", challenge.verdict),
             None => String::new(),
         };
+        let waits = if model.is_challenger {
+            ", waits to be activated"
+        } else {
+            ""
+        };
         format!(
-            "{mark} {version}  {created_at}  {}\n{verdict}",
+            "{mark} {version}  {created_at}  {}{waits}\n{verdict}",
             model.origin
         )
     };

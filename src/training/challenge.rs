@@ -97,16 +97,12 @@ pub fn challenge(
 ) -> Challenge {
     let version = champion.model().version.clone();
     match compare(deals, champion, options, on_progress) {
-        Ok(comparison) => {
-            let is_better = comparison.log_loss.difference.low > 0.0
-                && comparison.captured_20.difference.value > 0.0;
-            Challenge {
-                champion: version,
-                is_better,
-                verdict: comparison.verdict(is_better),
-                comparison: Some(comparison),
-            }
-        }
+        Ok(comparison) => Challenge {
+            champion: version,
+            is_better: comparison.is_better(),
+            verdict: comparison.verdict(),
+            comparison: Some(comparison),
+        },
         Err(reason) => Challenge {
             champion: version,
             is_better: false,
@@ -348,7 +344,16 @@ fn paired(
 }
 
 impl Comparison {
-    fn verdict(&self, is_better: bool) -> String {
+    /// What the noise of log loss allows to be said, and the far noisier won value as measured.
+    fn is_better(&self) -> bool {
+        self.has_better_log_loss() && self.captured_20.difference.value > 0.0
+    }
+
+    fn has_better_log_loss(&self) -> bool {
+        self.log_loss.difference.low > 0.0
+    }
+
+    fn verdict(&self) -> String {
         let (loss, captured) = (&self.log_loss, &self.captured_20);
         let measured = format!(
             "log loss {:.3} against {:.3} on {} deals newer than both had seen (better by {:.3}, 95% interval {:.3} to {:.3}); the best fifth by expected value holds {:.1}% of the won value against {:.1}% (interval of the difference {:.1} to {:.1} points)",
@@ -363,11 +368,14 @@ impl Comparison {
             100.0 * captured.difference.low,
             100.0 * captured.difference.high,
         );
-        if is_better {
-            format!("Better than the champion: {measured}.")
+        let finding = if self.is_better() {
+            "Better than the champion"
+        } else if self.has_better_log_loss() {
+            "Better in log loss than the champion, but it captures no more of the won value"
         } else {
-            format!("Not shown to be better than the champion: {measured}.")
-        }
+            "Not shown to be better than the champion"
+        };
+        format!("{finding}: {measured}.")
     }
 }
 
@@ -429,5 +437,39 @@ mod tests {
             (0.0, 0.0, 0.0)
         );
         assert_eq!(compare_forecasts(&[]), None);
+    }
+
+    #[test]
+    fn only_a_challenger_that_is_better_on_both_takes_the_place_by_itself() {
+        let paired = |value: f64, low: f64| Paired {
+            champion: 0.5,
+            challenger: 0.5,
+            difference: Difference {
+                value,
+                low,
+                high: value + (value - low),
+            },
+        };
+        for (loss, captured, is_better) in [
+            (paired(0.02, 0.01), paired(0.03, -0.05), true),
+            (paired(0.02, 0.01), paired(0.0, -0.05), false),
+            (paired(0.02, 0.01), paired(-0.01, -0.05), false),
+            (paired(0.02, -0.01), paired(0.2, 0.1), false),
+            (paired(-0.02, -0.03), paired(0.2, 0.1), false),
+        ] {
+            let comparison = Comparison {
+                cut: Timestamp::UNIX_EPOCH,
+                deals: 100,
+                won_deals: 40,
+                rows: 200,
+                log_loss: loss,
+                captured_20: captured,
+            };
+            assert_eq!(comparison.is_better(), is_better, "{comparison:?}");
+            let says_so = comparison
+                .verdict()
+                .starts_with("Better than the champion:");
+            assert_eq!(says_so, is_better);
+        }
     }
 }
