@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use jiff::{SignedDuration, Span, SpanRelativeTo};
 use serde::Deserialize;
 use toml::{Table, Value};
 
@@ -34,6 +35,8 @@ pub struct Config {
     pub log_format: LogFormat,
     pub http_workers: usize,
     pub exchange: Exchange,
+    pub training: Training,
+    pub ledger: Ledger,
     pub limits: Limits,
 }
 
@@ -42,6 +45,44 @@ pub struct Config {
 pub enum LogFormat {
     Text,
     Json,
+}
+
+/// When the service trains by itself.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Training {
+    pub every: Every,
+}
+
+/// What is kept of the past.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ledger {
+    pub keep_days: u32,
+}
+
+/// An interval as people write it (`7d`, `12h`), at least a second; `off` for never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Every(pub Option<SignedDuration>);
+
+impl TryFrom<String> for Every {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let expected = || format!("`{text}` is no interval such as `7d` or `12h`, and not `off`");
+        let span: Span = text.parse().map_err(|_| expected())?;
+        let every = span
+            .to_duration(SpanRelativeTo::days_are_24_hours())
+            .map_err(|_| expected())?;
+        if every < SignedDuration::from_secs(1) {
+            return Err(format!("`{text}` is shorter than a second"));
+        }
+        Ok(Self(Some(every)))
+    }
 }
 
 /// What is taken from outside at most.
@@ -262,6 +303,19 @@ mod tests {
     }
 
     #[test]
+    fn an_interval_is_written_as_people_do() {
+        let every = |text: &str| {
+            let file = format!("[training]\nevery = \"{text}\"");
+            load(&file, &[]).unwrap().training.every
+        };
+        let hours = |count: i64| Every(Some(SignedDuration::from_hours(count)));
+        assert_eq!(every("7d"), hours(7 * 24));
+        assert_eq!(every("1 week"), hours(7 * 24));
+        assert_eq!(every("12h"), hours(12));
+        assert_eq!(every("off"), Every(None));
+    }
+
+    #[test]
     fn a_key_that_is_unknown_is_an_error_that_names_it_and_its_place() {
         for (file, environment, expected) in [
             ("lisen = \"x\"", &[][..], "lisen"),
@@ -273,6 +327,9 @@ mod tests {
             ("[limits]\nbatch_rows_max = 0", &[], "batch_rows_max"),
             ("[exchange]\nbase = \"EURO\"", &[], "EURO"),
             ("score_ttl_seconds = 0", &[], "score_ttl_seconds"),
+            ("[training]\nevery = \"weekly\"", &[], "weekly"),
+            ("[training]\nevery = \"0d\"", &[], "shorter"),
+            ("", &[("DEALRANK_TRAINING__EVERY", "1 month")], "1 month"),
         ] {
             let message = load(file, environment).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");

@@ -66,6 +66,12 @@ pub enum Error {
     /// 503, exit code 1.
     #[error("no model is active yet: train one first")]
     NoModel,
+    /// 409, exit code 1.
+    #[error("no other model was active before this one: there is nothing to go back to")]
+    NoPreviousModel,
+    /// Well-formed, but not what a model's mapping marks as actionable. 422, exit code 2.
+    #[error("{}", join(.0))]
+    NotActionable(Vec<FieldError>),
     /// A queue is full. 429.
     #[error("{0}")]
     Busy(String),

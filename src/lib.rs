@@ -30,3 +30,4 @@ pub mod simulate;
 pub mod store;
 pub mod telemetry;
 pub mod training;
+pub mod what_if;

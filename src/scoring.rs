@@ -1,5 +1,8 @@
 //! The one way to score: a model, a deal, a moment.
 
+mod inputs;
+mod moved;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -15,6 +18,8 @@ use crate::error::Result;
 use crate::features::Reading;
 use crate::learning::design::NO_LEVEL;
 use crate::model::Model;
+
+pub use moved::{Moved, moved};
 
 /// Probability that an interval holds the true probability.
 pub const INTERVAL_LEVEL: f64 = 0.9;

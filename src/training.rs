@@ -3,6 +3,7 @@
 //! Closed deals become rows ([`rows`]), the newest deals are held out to judge the recipe, and the
 //! model that is kept is fitted by the same recipe on all of them.
 
+pub mod challenge;
 mod choice;
 pub mod rows;
 
@@ -95,17 +96,20 @@ fn judge_rows(scorer: &Scorer, history: &History, picked: &[usize]) -> Option<Ev
         .iter()
         .map(|&index| {
             let row = &history.rows[index];
-            let log_odds = scorer.log_odds(&history.snapshot(row));
             Judged {
-                probability: crate::domain::probability::logistic(
-                    scorer.model().calibrate(log_odds),
-                ),
+                probability: win_probability(scorer, &history.snapshot(row)),
                 won: row.won,
                 deal: row.deal,
             }
         })
         .collect();
     judge(&judged, scorer.model().training.base_rate, SEED)
+}
+
+/// The calibrated probability of a snapshot, without reasons: that of [`Scorer::score`].
+fn win_probability(scorer: &Scorer, snapshot: &Snapshot) -> f64 {
+    let log_odds = scorer.model().calibrate(scorer.log_odds(snapshot));
+    crate::domain::probability::logistic(log_odds)
 }
 
 /// What cross-validation chooses.

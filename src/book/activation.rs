@@ -8,13 +8,13 @@ use serde::Serialize;
 
 use super::healing::{CHUNK_AMENDED, OpenJournal};
 use super::writing::{CHUNK_DEALS, Intent, Wish, finish, standing};
-use super::{Active, Book, Inner};
+use super::{Active, Book, Inner, challenging};
 use crate::domain::DealId;
 use crate::error::{Error, Result};
 use crate::progress::{OnProgress, Progress};
 use crate::ranking::{Draft, Member, RankingRow};
 use crate::scoring::Scorer;
-use crate::store::{StoredDeal, Which};
+use crate::store::{ActivationCause, StoredDeal, Which};
 
 /// Deals scored at a time.
 const CHUNK_SCORED: u32 = 1000;
@@ -51,6 +51,31 @@ impl Book {
         at: Timestamp,
         on_progress: OnProgress<'_>,
     ) -> Result<Activated> {
+        let cause = match self.inner.store.activations(1).await?.is_empty() {
+            true => ActivationCause::First,
+            false => ActivationCause::Command,
+        };
+        self.activate_by(version, cause, at, on_progress).await
+    }
+
+    /// Makes the model the champion that was it before the present one, as [`Self::activate`] does. A
+    /// second time leads one further back.
+    ///
+    /// # Errors
+    /// `NoPreviousModel`.
+    pub async fn roll_back(&self, at: Timestamp, on_progress: OnProgress<'_>) -> Result<Activated> {
+        let version = self.inner.store.previous_champion().await?;
+        self.activate_by(&version, ActivationCause::Rollback, at, on_progress)
+            .await
+    }
+
+    pub(crate) async fn activate_by(
+        &self,
+        version: &str,
+        cause: ActivationCause,
+        at: Timestamp,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Activated> {
         let inner = &self.inner;
         let scorer = self.scorer_of(version).await?;
         let building = inner.building.clone().lock_owned().await;
@@ -59,6 +84,7 @@ impl Book {
             generation,
             scorer,
             at,
+            cause,
             journal: OpenJournal::new(inner),
         };
         let scored = inner.score_all(&next, on_progress).await?;
@@ -137,6 +163,7 @@ struct NextGeneration {
     generation: i64,
     scorer: Scorer,
     at: Timestamp,
+    cause: ActivationCause,
     journal: OpenJournal,
 }
 
@@ -213,12 +240,16 @@ impl Inner {
         let touched = next.journal.take();
         self.catch_up(next, &mut draft, &touched).await?;
         let generation = next.generation;
-        let seq = self.store.activate_generation(generation, next.at).await?;
+        let activated = self
+            .store
+            .activate_generation(generation, next.at, next.cause);
+        let seq = activated.await?;
         self.accelerator.publish(draft, generation, seq).await;
         *self.active.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(Active {
             generation,
             scorer: next.scorer.clone(),
         }));
+        self.set_challenger(challenging::load(&self.store, &self.exchange).await?);
         Ok(())
     }
 }

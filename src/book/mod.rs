@@ -4,13 +4,17 @@
 //!
 //! - `writing`: what a write does to a deal, and how it reaches the store and the ranking.
 //! - `activation`: another model, or the same one on another day, over all open deals.
+//! - `challenging`: the model that waits, and its shadow scores.
+//! - `replay`: a deal as it was, from the log of what was received.
 //! - `paging`: pages of a ranking, from the accelerator or from the store.
 //! - `healing`: fills the accelerator from the store.
 
 mod activation;
+mod challenging;
 mod healing;
 mod locks;
 mod paging;
+mod replay;
 mod writing;
 
 use std::sync::{Arc, PoisonError};
@@ -20,9 +24,11 @@ use jiff::Timestamp;
 use tokio::sync::{Mutex, RwLock};
 
 pub use self::activation::{Activated, Refreshed};
+pub use self::challenging::Shadow;
 use self::healing::Journal;
 use self::locks::DealLocks;
 pub use self::paging::RETIRED_CURSOR_MINUTES;
+pub use self::replay::replay;
 use crate::domain::deal::Event;
 use crate::domain::{Deal, DealId, Exchange};
 use crate::error::{Error, Result};
@@ -72,6 +78,8 @@ struct Inner {
     /// Held from a commit until the accelerator has followed, so that it follows in order.
     order: Mutex<()>,
     active: std::sync::RwLock<Option<Arc<Active>>>,
+    /// Scores open deals unseen, beside the champion.
+    challenger: std::sync::RwLock<Option<Scorer>>,
     journal: Journal,
 }
 
@@ -161,6 +169,10 @@ impl Book {
             }
             _ => None,
         };
+        let challenger = match &active {
+            Some(_) => challenging::load(&store, &exchange).await?,
+            None => None,
+        };
         let inner = Arc::new(Inner {
             store,
             accelerator,
@@ -171,6 +183,7 @@ impl Book {
             gate: RwLock::default(),
             order: Mutex::default(),
             active: std::sync::RwLock::new(active),
+            challenger: std::sync::RwLock::new(challenger),
             journal: Journal::default(),
         });
         healing::start(&inner).await?;

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
+use super::challenging::shadow;
 use super::{Active, Appended, Book, Imported, Inner, ReceivedEvent, ScoredDeal, Written, no_deal};
 use crate::domain::{Deal, DealId, Exchange, Snapshot};
 use crate::error::{Error, Result};
@@ -45,7 +46,7 @@ pub(super) struct Fulfilled {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Effect {
+pub(super) enum Effect {
     Created,
     Changed,
     Unchanged,
@@ -235,15 +236,19 @@ impl Inner {
         at: Timestamp,
     ) -> Result<Vec<(DealId, Result<Plan>)>> {
         let exchange = self.exchange.clone();
+        let challenger = self.challenger();
         let is_one = wishes.len() == 1;
         let plan_all = move || {
-            let scorer = active.as_ref().map(|active| &active.scorer);
+            let scorers = Scorers {
+                champion: active.as_ref().map(|active| &active.scorer),
+                challenger: challenger.as_ref(),
+            };
             wishes
                 .into_iter()
                 .map(|wish| {
                     let before = before.remove(&wish.deal_id);
                     let id = wish.deal_id.clone();
-                    (id, Plan::of(wish, before, scorer, &exchange, at))
+                    (id, Plan::of(wish, before, &scorers, &exchange, at))
                 })
                 .collect()
         };
@@ -318,6 +323,12 @@ impl Wish {
     }
 }
 
+/// The champion, and who would take its place.
+struct Scorers<'a> {
+    champion: Option<&'a Scorer>,
+    challenger: Option<&'a Scorer>,
+}
+
 /// One deal's write, worked out and not yet written.
 #[derive(Debug)]
 struct Plan {
@@ -332,7 +343,7 @@ impl Plan {
     fn of(
         wish: Wish,
         before: Option<Before>,
-        scorer: Option<&Scorer>,
+        scorers: &Scorers,
         exchange: &Exchange,
         at: Timestamp,
     ) -> Result<Self> {
@@ -361,7 +372,7 @@ impl Plan {
                 document::parse(document).map(|_| json)
             });
         let document = document.transpose()?;
-        let score = match scorer {
+        let score = match scorers.champion {
             Some(scorer) if deal.is_open() => {
                 let standing = standing(&deal, scorer, exchange, at);
                 match &standing_before {
@@ -372,12 +383,19 @@ impl Plan {
             _ if standing_before.is_some() => ScoreWrite::End,
             _ => ScoreWrite::Keep,
         };
+        let shadow = match (&score, scorers.challenger) {
+            (ScoreWrite::Set(standing), Some(challenger)) => {
+                Some(shadow(&deal, &standing.score, challenger))
+            }
+            _ => None,
+        };
         Ok(Self {
             write: DealWrite {
                 deal,
                 document,
                 log: revision.log,
                 score,
+                shadow,
                 at,
             },
             before: stored.map(|stored| (stored.revision, stored.updated_at)),
@@ -429,14 +447,14 @@ impl Plan {
 }
 
 /// A deal while intents are worked into it, and what of them belongs in the log.
-struct Revision {
-    deal: Option<Deal>,
-    known_events: HashSet<String>,
-    log: Vec<LoggedEvent>,
+pub(super) struct Revision {
+    pub deal: Option<Deal>,
+    pub known_events: HashSet<String>,
+    pub log: Vec<LoggedEvent>,
 }
 
 impl Revision {
-    fn take(&mut self, id: &DealId, intent: Intent, at: Timestamp) -> Result<Effect> {
+    pub fn take(&mut self, id: &DealId, intent: Intent, at: Timestamp) -> Result<Effect> {
         match intent {
             Intent::Put(next) => {
                 let body = json!({ "type": "document", "document": document::write(&next) });
@@ -540,6 +558,7 @@ pub(super) fn standing(
             last_activity_at: activity.map(|activity| to_micros(activity.at)),
         },
         score: scorer.score(deal, at),
+        inputs_hash: Some(scorer.inputs_hash(deal, at)),
     }
 }
 

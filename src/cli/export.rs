@@ -141,7 +141,7 @@ fn unwritable(error: csv::Error) -> Error {
 }
 
 fn queue_row(rank: u64, row: RankingRow) -> [String; QUEUE_COLUMNS.len()] {
-    let RankingRow { deal, score } = row;
+    let RankingRow { deal, score, .. } = row;
     let reasons: Vec<&str> = score.reasons.iter().map(|r| r.text.as_str()).collect();
     [
         rank.to_string(),

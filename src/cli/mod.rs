@@ -138,10 +138,12 @@ fn exit_code(error: &Error) -> u8 {
         | Error::Input { .. }
         | Error::Unusable(_)
         | Error::TooLarge { .. }
-        | Error::NotFound { .. } => 2,
+        | Error::NotFound { .. }
+        | Error::NotActionable(_) => 2,
         Error::Conflict(_)
         | Error::CursorExpired
         | Error::NoModel
+        | Error::NoPreviousModel
         | Error::Busy(_)
         | Error::Internal(_) => 1,
     }

@@ -3,7 +3,7 @@ use serde_json::json;
 use super::bar::Bar;
 use super::out;
 use crate::app::{DataDirLock, now, open_book_without_champion, open_store};
-use crate::config::ConfigArgs;
+use crate::config::{Config, ConfigArgs};
 use crate::error::{Error, Result};
 use crate::store::ModelSummary;
 
@@ -32,6 +32,8 @@ enum Action {
         #[arg(id = "model", value_name = "VERSION")]
         version: String,
     },
+    /// Go back to the champion before the present one; a second time leads one further back
+    Rollback,
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -51,22 +53,31 @@ impl Args {
                 out(&format!("{}\n", model.to_json()))?;
             }
             Action::Activate { version } => {
-                let _lock = DataDirLock::take(&config.data_dir)?;
-                let book = open_book_without_champion(&config).await?;
-                let bar = Bar::new();
-                let on_progress = |progress| bar.show(progress);
-                let activated = book.activate(&version, now(), &on_progress).await?;
-                drop(bar);
-                out(&if self.json {
-                    format!("{}\n", json!(activated))
-                } else {
-                    let scored = activated.scored;
-                    format!("{version} is active; {scored} open deals scored\n")
-                })?;
+                activate(&config, Some(&version), self.json).await?;
             }
+            Action::Rollback => activate(&config, None, self.json).await?,
         }
         Ok(())
     }
+}
+
+/// Activates a version, or the one before the present one.
+async fn activate(config: &Config, version: Option<&str>, as_json: bool) -> Result<()> {
+    let _lock = DataDirLock::take(&config.data_dir)?;
+    let book = open_book_without_champion(config).await?;
+    let bar = Bar::new();
+    let on_progress = |progress| bar.show(progress);
+    let activated = match version {
+        Some(version) => book.activate(version, now(), &on_progress).await?,
+        None => book.roll_back(now(), &on_progress).await?,
+    };
+    drop(bar);
+    let (version, scored) = (&activated.model_version, activated.scored);
+    out(&if as_json {
+        format!("{}\n", json!(activated))
+    } else {
+        format!("{version} is active; {scored} open deals scored\n")
+    })
 }
 
 fn list(models: &[ModelSummary], as_json: bool) -> String {
@@ -79,6 +90,8 @@ fn list(models: &[ModelSummary], as_json: bool) -> String {
                     "origin": model.origin,
                     "created_at": model.created_at,
                     "is_active": model.is_active,
+                    "is_challenger": model.is_challenger,
+                    "challenge": model.challenge,
                 })
             })
             .collect();
@@ -90,7 +103,19 @@ fn list(models: &[ModelSummary], as_json: bool) -> String {
     let line = |model: &ModelSummary| {
         let mark = if model.is_active { "*" } else { " " };
         let (version, created_at) = (&model.version, model.created_at);
-        format!("{mark} {version}  {created_at}  {}\n", model.origin)
+        let verdict = match &model.challenge {
+            Some(challenge) => format!("    {}\n", challenge.verdict),
+            None => String::new(),
+        };
+        let waits = if model.is_challenger {
+            ", waits to be activated"
+        } else {
+            ""
+        };
+        format!(
+            "{mark} {version}  {created_at}  {}{waits}\n{verdict}",
+            model.origin
+        )
     };
     models.iter().map(line).collect()
 }

@@ -78,10 +78,13 @@ impl Args {
             files::write_file(path, &model.to_json())?;
         }
         self.tell(&model)?;
-        let advice = if trained.is_active {
-            "is active, being the only one".to_owned()
-        } else {
-            format!("waits for `dealrank models activate {}`", model.version)
+        if let Some(challenge) = &trained.challenge {
+            eprintln!("{}", challenge.verdict);
+        }
+        let advice = match (trained.is_active, &trained.challenge) {
+            (true, None) => "is active, being the only one".to_owned(),
+            (true, Some(_)) => "is active".to_owned(),
+            (false, _) => format!("waits for `dealrank models activate {}`", model.version),
         };
         eprintln!("model: {} {advice}", model.version);
         Ok(())

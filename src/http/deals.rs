@@ -10,12 +10,13 @@ use utoipa::ToSchema;
 use super::body::{self, segment};
 use super::problem::{Problem, ProblemDocument};
 use super::query::Params;
-use super::scores::ScoreBody;
+use super::scores::{MovedBody, ScoreBody};
 use crate::app::{App, now};
 use crate::book::{ReceivedEvent, ScoredDeal};
 use crate::domain::DealId;
 use crate::error::{Error, FieldError, Result};
 use crate::ingest::document;
+use crate::scoring::moved;
 use crate::store::LedgerEntry;
 
 /// Entries of a score's history on one page.
@@ -164,22 +165,44 @@ pub(super) struct HistoryEntry {
     seq: i64,
     /// What made the deal be scored: `put`, `patch`, `events`, `import`, `activation`, `refresh`.
     cause: String,
+    /// What moved the score: an `event` of the deal, another `model`, or `time` alone.
+    #[schema(example = "event")]
+    moved_by: &'static str,
     is_current: bool,
+    /// Of all inputs but the model: two entries of one model with the same hash say the same.
+    inputs_hash: Option<String>,
+    /// Change of the probability since the entry before; null where there is none.
+    win_probability_difference: Option<f64>,
+    /// The contributions that moved since the entry before, the farthest first. Empty for the first
+    /// entry, and where only what is not a reason moved, such as the amount's worth.
+    changed: Vec<MovedBody>,
     score: ScoreBody,
 }
 
-impl From<LedgerEntry> for HistoryEntry {
-    fn from(entry: LedgerEntry) -> Self {
+impl HistoryEntry {
+    fn new(entry: &LedgerEntry, before: Option<&LedgerEntry>) -> Self {
+        let changed = before.map(|before| moved(&before.score, &entry.score));
+        let changed = changed.unwrap_or_default().into_iter();
+        let probability = |entry: &LedgerEntry| entry.score.win_probability.get();
         Self {
             seq: entry.seq,
-            cause: entry.cause,
+            moved_by: match entry.cause.as_str() {
+                "activation" => "model",
+                "refresh" => "time",
+                _ => "event",
+            },
             is_current: entry.is_current,
-            score: entry.score.into(),
+            inputs_hash: entry.inputs_hash.clone(),
+            win_probability_difference: before
+                .map(|before| probability(entry) - probability(before)),
+            changed: changed.map(MovedBody::from).collect(),
+            cause: entry.cause.clone(),
+            score: entry.score.clone().into(),
         }
     }
 }
 
-async fn deal_id(request: &HttpRequest) -> Result<DealId, Problem> {
+pub(super) async fn deal_id(request: &HttpRequest) -> Result<DealId, Problem> {
     let id = segment(request).await?;
     DealId::new(&id).map_err(|reason| Error::invalid("id", reason).into())
 }
@@ -269,6 +292,8 @@ pub async fn erase(app: Data<App>, request: HttpRequest) -> Result<HttpResponse,
 }
 
 /// Read the history of a deal's score
+///
+/// Newest first: when it changed, under which model, by what, and which contributions moved.
 #[utoipa::path(get, path = "/v1/deals/{id}/scores", operation_id = "readScoreHistory", tag = "deals",
     params(
         ("id" = String, Path),
@@ -291,11 +316,16 @@ pub async fn scores(app: Data<App>, request: HttpRequest) -> Result<HttpResponse
         params.refuse("limit", reason);
     }
     params.finish()?;
-    let mut entries = app.book.ledger(&id, before, limit + 1).await?;
-    let has_more = entries.len() > limit as usize;
-    entries.truncate(limit as usize);
-    let next_before = entries.last().map(|e| e.seq).filter(|_| has_more);
-    let scores = entries.into_iter().map(HistoryEntry::from).collect();
+    // One more than asked for: what the last one of the page moved from.
+    let entries = app.book.ledger(&id, before, limit + 1).await?;
+    let page = &entries[..entries.len().min(limit as usize)];
+    let has_more = entries.len() > page.len();
+    let next_before = page.last().map(|e| e.seq).filter(|_| has_more);
+    let scores = page
+        .iter()
+        .enumerate()
+        .map(|(index, entry)| HistoryEntry::new(entry, entries.get(index + 1)))
+        .collect();
     Ok(HttpResponse::Ok().json(ScoreHistory {
         scores,
         next_before,

@@ -32,7 +32,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 #[schema(as = Job)]
 pub struct JobBody {
     pub id: String,
-    /// `import`, `train`, `activate` or `refresh`.
+    /// `import`, `train`, `activate`, `rollback` or `refresh`.
     kind: String,
     /// `queued`, `running`, `done` or `failed`.
     #[schema(value_type = String, example = "running")]

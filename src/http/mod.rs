@@ -18,6 +18,7 @@ pub mod problem;
 mod query;
 mod rankings;
 mod scores;
+mod what_if;
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -107,6 +108,10 @@ fn routes(config: &mut ServiceConfig) {
             [(M::POST, web::to(deals::append))],
         ))
         .service(resource(
+            "/v1/deals/{id}/what-if",
+            [(M::POST, web::to(what_if::ask))],
+        ))
+        .service(resource(
             "/v1/imports",
             [(M::POST, web::to(imports::import))],
         ))
@@ -128,6 +133,10 @@ fn routes(config: &mut ServiceConfig) {
                 (M::GET, web::to(models::list)),
                 (M::POST, web::to(models::train)),
             ],
+        ))
+        .service(resource(
+            "/v1/models/rollback",
+            [(M::POST, web::to(models::roll_back))],
         ))
         .service(resource(
             "/v1/models/{version}",

@@ -10,14 +10,43 @@ use super::jobs::{JobBody, accepted};
 use super::problem::{Problem, ProblemDocument};
 use super::query::Params;
 use crate::app::App;
+use crate::book::Shadow;
 use crate::error::{Error, Result};
 use crate::jobs::{Task, TrainRequest};
-use crate::model::{Dropped, Model, Training};
-use crate::store::ModelSummary;
+use crate::model::{Dropped, Model, Report, Training};
+use crate::store::{Activation, ModelSummary};
+use crate::training::challenge::Challenge;
+
+/// Activations that a list of models tells of.
+const ACTIVATIONS_MAX: u32 = 100;
 
 #[derive(Serialize, ToSchema)]
 pub(super) struct ModelList {
     models: Vec<ModelBody>,
+    /// Which model became the champion when, newest first.
+    activations: Vec<ActivationBody>,
+}
+
+/// A model became the champion.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Activation)]
+pub(super) struct ActivationBody {
+    model_version: String,
+    #[schema(format = DateTime)]
+    at: String,
+    /// `first`, `challenge` (it beat the champion on newer deals), `command` or `rollback`.
+    #[schema(example = "challenge")]
+    cause: &'static str,
+}
+
+impl From<Activation> for ActivationBody {
+    fn from(activation: Activation) -> Self {
+        Self {
+            model_version: activation.model_version,
+            at: activation.at.to_string(),
+            cause: activation.cause.as_str(),
+        }
+    }
 }
 
 /// A registered model.
@@ -31,6 +60,10 @@ pub(super) struct ModelBody {
     created_at: String,
     /// Whether scores come from it.
     is_active: bool,
+    /// Whether it waits to take the champion's place, and scores open deals unseen meanwhile.
+    is_challenger: bool,
+    /// How it did against the champion of its day; null where there was none.
+    challenge: Option<Challenge>,
 }
 
 impl From<ModelSummary> for ModelBody {
@@ -40,6 +73,8 @@ impl From<ModelSummary> for ModelBody {
             origin: model.origin,
             created_at: model.created_at.to_string(),
             is_active: model.is_active,
+            is_challenger: model.is_challenger,
+            challenge: model.challenge,
         }
     }
 }
@@ -59,6 +94,19 @@ pub(super) struct ModelDetail {
     dropped: Vec<Dropped>,
 }
 
+/// The report that is in the model, and what was found out since.
+#[derive(Serialize, ToSchema)]
+#[schema(as = ModelReport)]
+pub(super) struct ReportBody {
+    #[serde(flatten)]
+    #[schema(value_type = Object)]
+    report: Report,
+    /// How it did against the champion of its day; null where there was none.
+    challenge: Option<Challenge>,
+    /// Null unless it waits to take the champion's place.
+    shadow: Option<Shadow>,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Format {
@@ -69,8 +117,10 @@ enum Format {
 
 /// Train a model
 ///
-/// A job. It learns from the closed deals in the store and registers the model as a candidate; only
-/// if no model is active is it activated at once.
+/// A job. It learns from the closed deals in the store. The model becomes the champion at once if there
+/// is none, or if it beat the present one on deals newer than both had seen: the 95% interval of the
+/// difference in log loss lies above zero, and its best fifth by expected value holds more of the won
+/// value. Else it waits, and scores open deals unseen beside the champion.
 #[utoipa::path(post, path = "/v1/models", operation_id = "trainModel", tag = "models",
     request_body(content = TrainRequest),
     responses(
@@ -88,13 +138,19 @@ pub async fn train(
 }
 
 /// List the models, newest first
+///
+/// With how each did against the champion of its day, and which one was the champion when.
 #[utoipa::path(get, path = "/v1/models", operation_id = "listModels", tag = "models",
     responses((status = 200, body = ModelList)))]
 pub async fn list(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     Params::of(&request)?.finish()?;
-    let models = app.book.store().models().await?;
-    let models = models.into_iter().map(ModelBody::from).collect();
-    Ok(HttpResponse::Ok().json(ModelList { models }))
+    let store = app.book.store();
+    let models = store.models().await?;
+    let activations = store.activations(ACTIVATIONS_MAX).await?;
+    Ok(HttpResponse::Ok().json(ModelList {
+        models: models.into_iter().map(ModelBody::from).collect(),
+        activations: activations.into_iter().map(ActivationBody::from).collect(),
+    }))
 }
 
 /// Read what is known of a model
@@ -106,12 +162,7 @@ pub async fn list(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, 
     ))]
 pub async fn read(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let model = model(&app, &request).await?;
-    let models = app.book.store().models().await?;
-    let summary = models.into_iter().find(|m| m.version == model.version);
-    let summary = summary.ok_or_else(|| Error::NotFound {
-        kind: "model",
-        id: model.version,
-    })?;
+    let summary = summary(&app, &model.version).await?;
     Ok(HttpResponse::Ok().json(ModelDetail {
         model: summary.into(),
         trained_at: model.trained_at.to_string(),
@@ -121,15 +172,24 @@ pub async fn read(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, 
 }
 
 /// Read how good a model is on deals that it has not seen
+///
+/// With how it did against the champion of its day (`challenge`), and, while it waits, what became of
+/// the open deals that it scored beside the champion (`shadow`).
 #[utoipa::path(get, path = "/v1/models/{version}/report", operation_id = "readModelReport", tag = "models",
     params(("version" = String, Path, description = "or `active`")),
     responses(
-        (status = 200, body = Object),
+        (status = 200, body = ReportBody),
         (status = "4XX", body = ProblemDocument, content_type = "application/problem+json"),
     ))]
 pub async fn report(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let model = model(&app, &request).await?;
-    Ok(HttpResponse::Ok().json(model.report))
+    let shadow = app.book.shadow(&model.version).await?;
+    let challenge = summary(&app, &model.version).await?.challenge;
+    Ok(HttpResponse::Ok().json(ReportBody {
+        report: model.report,
+        challenge,
+        shadow,
+    }))
 }
 
 /// Export a model
@@ -175,6 +235,31 @@ pub async fn export(app: Data<App>, request: HttpRequest) -> Result<HttpResponse
 pub async fn activate(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let version = model(&app, &request).await?.version;
     Ok(accepted(app.jobs.submit(Task::Activate { version }).await?))
+}
+
+/// Go back to the champion before the present one
+///
+/// A job, as an activation. A second time leads one further back.
+#[utoipa::path(post, path = "/v1/models/rollback", operation_id = "rollBackModel", tag = "models",
+    responses(
+        (status = 202, description = "Queued; follow the header `location`", body = JobBody),
+        (status = 409, description = "`no_previous_model`: there is nothing to go back to",
+            body = ProblemDocument, content_type = "application/problem+json"),
+        (status = "4XX", body = ProblemDocument, content_type = "application/problem+json"),
+    ))]
+pub async fn roll_back(app: Data<App>) -> Result<HttpResponse, Problem> {
+    app.book.store().previous_champion().await?;
+    Ok(accepted(app.jobs.submit(Task::RollBack).await?))
+}
+
+async fn summary(app: &App, version: &str) -> Result<ModelSummary, Problem> {
+    let models = app.book.store().models().await?;
+    let summary = models.into_iter().find(|model| model.version == version);
+    let not_found = || Error::NotFound {
+        kind: "model",
+        id: version.to_owned(),
+    };
+    Ok(summary.ok_or_else(not_found)?)
 }
 
 /// The version in the path, where `active` stands for the champion's.

@@ -32,12 +32,14 @@ kinds! {
     METHOD_NOT_ALLOWED: METHOD_NOT_ALLOWED, "method_not_allowed", "The resource does not have this method";
     BODY_TIMEOUT: REQUEST_TIMEOUT, "body_timeout", "The body did not arrive in time";
     CONFLICT: CONFLICT, "conflict", "The request contradicts what is there";
+    NO_PREVIOUS_MODEL: CONFLICT, "no_previous_model", "There is no model to go back to";
     CURSOR_EXPIRED: GONE, "cursor_expired", "The cursor is older than what is kept";
     TOO_LARGE: PAYLOAD_TOO_LARGE, "too_large", "A limit was passed";
     MEDIA_TYPE_UNSUPPORTED: UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "The body is of a type that is not taken here";
     INVALID: UNPROCESSABLE_ENTITY, "invalid", "Some fields cannot be meant";
     INVALID_INPUT: UNPROCESSABLE_ENTITY, "invalid_input", "The file has a place that cannot be read";
     UNUSABLE: UNPROCESSABLE_ENTITY, "unusable", "What was given cannot be used for this";
+    NOT_ACTIONABLE: UNPROCESSABLE_ENTITY, "not_actionable", "The model's mapping does not mark the fields as actionable";
     UNSUPPORTED_FORMAT: UNPROCESSABLE_ENTITY, "unsupported_format", "The model cannot be exported in this format";
     BUSY: TOO_MANY_REQUESTS, "busy", "A queue is full";
     INTERNAL: INTERNAL_SERVER_ERROR, "internal", "Something went wrong here";
@@ -163,11 +165,16 @@ impl From<Error> for Problem {
                 errors,
                 ..Self::new(&INVALID, detail)
             },
+            Error::NotActionable(errors) => Self {
+                errors,
+                ..Self::new(&NOT_ACTIONABLE, detail)
+            },
             Error::Input { .. } => Self::new(&INVALID_INPUT, detail),
             Error::Unusable(_) => Self::new(&UNUSABLE, detail),
             Error::TooLarge { .. } => Self::new(&TOO_LARGE, detail),
             Error::NotFound { .. } => Self::new(&NOT_FOUND, detail),
             Error::Conflict(_) => Self::new(&CONFLICT, detail),
+            Error::NoPreviousModel => Self::new(&NO_PREVIOUS_MODEL, detail),
             Error::CursorExpired => Self::new(&CURSOR_EXPIRED, detail),
             Error::NoModel => Self::new(
                 &NO_MODEL,

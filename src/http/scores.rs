@@ -11,11 +11,13 @@ use utoipa::ToSchema;
 
 use super::body::{self, Line, Lines};
 use super::problem::{Problem, ProblemDocument};
+use super::what_if::{ScoreAnswer, ScoreRequest, take_changes};
 use crate::app::{App, now};
 use crate::domain::Deal;
 use crate::error::{Error, FieldError, Result};
 use crate::ingest::document;
 use crate::scoring::{Score, Scorer};
+use crate::what_if::what_if;
 
 /// Lines of NDJSON that are scored in one go.
 const CHUNK_LINES: usize = 256;
@@ -73,6 +75,31 @@ pub struct ReasonBody {
     /// Log-odds.
     pub contribution: f64,
     pub text: String,
+}
+
+/// One feature whose contribution moved.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = Moved)]
+pub struct MovedBody {
+    pub feature: String,
+    /// As it was read; null where it was missing, or weighed nothing.
+    pub from_value: Value,
+    pub to_value: Value,
+    /// Log-odds.
+    pub contribution_before: f64,
+    pub contribution_after: f64,
+}
+
+impl From<crate::scoring::Moved> for MovedBody {
+    fn from(moved: crate::scoring::Moved) -> Self {
+        Self {
+            feature: moved.feature,
+            from_value: moved.from_value,
+            to_value: moved.to_value,
+            contribution_before: moved.contribution_before,
+            contribution_after: moved.contribution_after,
+        }
+    }
 }
 
 /// Something to know before trusting a score.
@@ -152,11 +179,12 @@ struct FailedLine {
 
 /// Score one deal
 ///
-/// Nothing is stored. The deal is scored as known now.
+/// Nothing is stored. The deal is scored as known now. With `changes` beside the deal's own fields, the
+/// answer has `what_if` too: the score that the deal would have with them.
 #[utoipa::path(post, path = "/v1/scores", operation_id = "scoreDeal", tag = "scores",
-    request_body = super::deals::DealDocument,
+    request_body = ScoreRequest,
     responses(
-        (status = 200, body = ScoreBody),
+        (status = 200, body = ScoreAnswer),
         (status = "4XX", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, body = ProblemDocument, content_type = "application/problem+json"),
     ))]
@@ -165,11 +193,16 @@ pub async fn score(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    let document = body::json(&request, payload, &app.config.limits).await?;
+    let mut document = body::json(&request, payload, &app.config.limits).await?;
+    let changes = take_changes(&mut document)?;
     let now = now();
     let deal = document::parse_at(document, now).map_err(Error::Invalid)?;
-    let score = app.scorer()?.score(&deal, now);
-    Ok(HttpResponse::Ok().json(ScoreBody::from(score)))
+    let scorer = app.scorer()?;
+    let answer = match changes {
+        Some(changes) => what_if(&scorer, &deal, changes, now)?.into(),
+        None => ScoreAnswer::from(ScoreBody::from(scorer.score(&deal, now))),
+    };
+    Ok(HttpResponse::Ok().json(answer))
 }
 
 /// Score many deals

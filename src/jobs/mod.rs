@@ -1,6 +1,7 @@
 //! Long work, one at a time and first come first served, while the service keeps answering.
 
 mod import;
+mod periodic;
 mod train;
 
 use std::collections::HashMap;
@@ -30,6 +31,7 @@ pub enum Task {
     Import(ImportTask),
     Train(TrainRequest),
     Activate { version: String },
+    RollBack,
     Refresh,
 }
 
@@ -39,6 +41,7 @@ impl Task {
             Self::Import(_) => "import",
             Self::Train(_) => "train",
             Self::Activate { .. } => "activate",
+            Self::RollBack => "rollback",
             Self::Refresh => "refresh",
         }
     }
@@ -59,6 +62,7 @@ impl Task {
                 let activated = book.activate(&version, now(), &on_progress);
                 Ok(json!(activated.await?))
             }
+            Self::RollBack => Ok(json!(book.roll_back(now(), &on_progress).await?)),
             Self::Refresh => Ok(json!(book.refresh(now(), &on_progress).await?)),
         }
     }
@@ -111,7 +115,7 @@ impl Report {
 }
 
 impl Jobs {
-    /// Starts the worker, and the timer of the periodic refresh. What an earlier process left
+    /// Starts the worker, and the timers of what is done now and then. What an earlier process left
     /// unfinished has failed.
     pub async fn start(book: Book, config: &Config) -> Result<Self> {
         let interrupted = book.store().fail_interrupted_jobs(now()).await?;
@@ -133,10 +137,7 @@ impl Jobs {
             queued_max,
             live,
         };
-        if config.refresh_minutes > 0 {
-            let every = Duration::from_secs(config.refresh_minutes.saturating_mul(60));
-            tokio::spawn(refresh(jobs.clone(), every));
-        }
+        periodic::start(&jobs, config);
         Ok(jobs)
     }
 
@@ -284,19 +285,5 @@ fn explain(id: &str, error: &Error) -> String {
             "something went wrong here; the log has more under the id of the job".into()
         }
         other => other.to_string(),
-    }
-}
-
-/// Time alone moves scores: asks for a refresh every now and then, while there is a model.
-async fn refresh(jobs: Jobs, every: Duration) {
-    let mut ticks = tokio::time::interval(every);
-    ticks.tick().await;
-    loop {
-        ticks.tick().await;
-        if jobs.book.scorer().is_some()
-            && let Err(error) = jobs.submit(Task::Refresh).await
-        {
-            tracing::warn!("skipped a refresh of the scores: {error}");
-        }
     }
 }

@@ -11,8 +11,11 @@ use crate::book::Book;
 use crate::domain::Deal;
 use crate::error::Result;
 use crate::ingest::Mapping;
+use crate::model::Model;
 use crate::progress::{OnProgress, Progress};
-use crate::store::Which;
+use crate::scoring::Scorer;
+use crate::store::{ActivationCause, Which};
+use crate::training::challenge::{Challenge, challenge};
 use crate::training::{self, TrainOptions};
 
 /// Deals that are read from the store at once.
@@ -39,12 +42,15 @@ pub struct TrainRequest {
 pub struct Trained {
     pub model_version: String,
     pub deals: usize,
-    /// Whether the model was activated at once, being the only one.
+    /// Whether the model was activated at once, being the only one or better than the champion.
     pub is_active: bool,
     pub note: &'static str,
+    /// How it did against the champion; null where there was none.
+    pub challenge: Option<Challenge>,
 }
 
-/// Trains, registers the model, and activates it if no other model is active.
+/// Trains and registers a model. It becomes the champion if there is none, or if it beat the present
+/// one on deals newer than both had seen; else it waits.
 pub async fn train(
     book: &Book,
     request: TrainRequest,
@@ -65,24 +71,49 @@ pub async fn train(
     let deals = closed_deals(book, request.closed_since, &*on_progress).await?;
     let deals_count = deals.len();
     let listener = Arc::clone(&on_progress);
-    let model = tokio::task::spawn_blocking(move || training::train(&deals, &options, &*listener))
+    let champion = book.scorer();
+    let learn = move || learn(&deals, champion.as_ref(), &options, &*listener);
+    let (model, challenge) = tokio::task::spawn_blocking(learn)
         .await
         .map_err(anyhow::Error::from)??;
-    book.register(&model, "trained", trained_at).await?;
-    let is_first = book.scorer().is_none();
-    if is_first {
-        book.activate(&model.version, now(), &*on_progress).await?;
+    let activated_by = match &challenge {
+        None => {
+            book.register(&model, "trained", trained_at).await?;
+            Some(ActivationCause::First)
+        }
+        Some(challenge) => {
+            book.register_challenger(&model, challenge, trained_at, &*on_progress)
+                .await?;
+            challenge.is_better.then_some(ActivationCause::Challenge)
+        }
+    };
+    if let Some(cause) = activated_by {
+        book.activate_by(&model.version, cause, now(), &*on_progress)
+            .await?;
     }
     Ok(Trained {
         model_version: model.version,
         deals: deals_count,
-        is_active: is_first,
-        note: if is_first {
-            "activated, since no model was active"
-        } else {
-            "a candidate: activate it with POST /v1/models/{version}/activate"
+        is_active: activated_by.is_some(),
+        note: match activated_by {
+            Some(ActivationCause::First) => "activated, since no model was active",
+            Some(_) => "activated, since it was better than the champion on newer deals",
+            None => "a challenger: activate it with POST /v1/models/{version}/activate",
         },
+        challenge,
     })
+}
+
+/// The model, and how its recipe does against the champion.
+fn learn(
+    deals: &[Deal],
+    champion: Option<&Scorer>,
+    options: &TrainOptions,
+    on_progress: OnProgress,
+) -> Result<(Model, Option<Challenge>)> {
+    let model = training::train(deals, options, on_progress)?;
+    let challenge = champion.map(|champion| challenge(deals, champion, options, on_progress));
+    Ok((model, challenge))
 }
 
 async fn closed_deals(

@@ -109,6 +109,8 @@ pub struct DealSummary {
 pub struct RankingRow {
     pub deal: DealSummary,
     pub score: Score,
+    /// Of what the score was computed from; `None` of scores that are older than such hashes.
+    pub inputs_hash: Option<String>,
 }
 
 /// A page of a ranking. All rows are scored by one model version, and all pages reached through

@@ -8,7 +8,7 @@ use serde_json::Value;
 use sqlx::sqlite::{Sqlite, SqliteRow};
 use sqlx::{QueryBuilder, Row, SqliteConnection};
 
-use super::{Store, current_seq, ledger, micros, take_seqs, timestamp};
+use super::{ShadowScore, Store, current_seq, ledger, micros, shadow, take_seqs, timestamp};
 use crate::domain::{Deal, DealId};
 use crate::error::Result;
 use crate::ingest::document;
@@ -60,8 +60,20 @@ pub(crate) struct DealWrite {
     pub document: Option<String>,
     pub log: Vec<LoggedEvent>,
     pub score: ScoreWrite,
+    /// What a challenger makes of the deal.
+    pub shadow: Option<ShadowScore>,
     /// The moment of the write.
     pub at: Timestamp,
+}
+
+/// An entry of the log of what was received.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredEvent {
+    /// From the global sequence, as the ledger's.
+    pub seq: i64,
+    pub received_at: Timestamp,
+    /// A document, a patch or a dated fact, as its `type` says.
+    pub body: Value,
 }
 
 /// What is appended to the log.
@@ -132,6 +144,35 @@ impl Store {
             .fetch_all(&self.readers)
             .await?;
         ids.into_iter().map(deal_id).collect()
+    }
+
+    /// What was received of a deal, in the order in which it was.
+    pub async fn events(&self, id: &DealId) -> Result<Vec<StoredEvent>> {
+        let rows = sqlx::query(
+            "SELECT seq, received_at, body FROM events WHERE deal_id = $1 ORDER BY seq",
+        )
+        .bind(id.as_str())
+        .fetch_all(&self.readers)
+        .await?;
+        let event = |row: &SqliteRow| {
+            let body: &str = row.try_get("body")?;
+            Ok(StoredEvent {
+                seq: row.try_get("seq")?,
+                received_at: timestamp(row.try_get("received_at")?)?,
+                body: serde_json::from_str(body).context("a stored event is not JSON")?,
+            })
+        };
+        rows.iter().map(event).collect()
+    }
+
+    /// Whether a closed deal was written after `at`.
+    pub(crate) async fn has_closed_since(&self, at: Timestamp) -> Result<bool> {
+        Ok(sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM deals WHERE outcome <> 'open' AND updated_at > $1)",
+        )
+        .bind(micros(at))
+        .fetch_one(&self.readers)
+        .await?)
     }
 
     pub async fn count_deals(&self, which: Which) -> Result<u64> {
@@ -230,6 +271,9 @@ impl Store {
             }
             for (event_seq, event) in (first_seq..).zip(&write.log) {
                 insert_event(&mut tx, event_seq, &write.deal.id, event, cause, write.at).await?;
+            }
+            if let Some(shadow) = &write.shadow {
+                shadow::put(&mut tx, shadow).await?;
             }
             let Some(generation) = generation else {
                 continue;

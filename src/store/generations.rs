@@ -7,7 +7,9 @@ use sqlx::sqlite::Sqlite;
 use sqlx::{QueryBuilder, Row, SqliteConnection};
 
 use super::deals::push_ids;
-use super::{Store, current_seq, ledger, micros, take_seqs, timestamp};
+use super::{
+    ActivationCause, Store, activations, current_seq, ledger, micros, take_seqs, timestamp,
+};
 use crate::domain::DealId;
 use crate::error::Result;
 use crate::ranking::{Member, RankingRow};
@@ -84,7 +86,12 @@ impl Store {
     }
 
     /// Makes a generation the active one, in one step. Answers with the sequence of that step.
-    pub(crate) async fn activate_generation(&self, id: i64, at: Timestamp) -> Result<i64> {
+    pub(crate) async fn activate_generation(
+        &self,
+        id: i64,
+        at: Timestamp,
+        cause: ActivationCause,
+    ) -> Result<i64> {
         let mut tx = self.write().await?;
         let seq = take_seqs(&mut tx, 1).await?;
         sqlx::query(
@@ -95,11 +102,15 @@ impl Store {
         .bind(seq)
         .execute(&mut *tx)
         .await?;
-        sqlx::query("UPDATE generations SET state = 'active', activated_at = $1 WHERE id = $2")
-            .bind(micros(at))
-            .bind(id)
-            .execute(&mut *tx)
-            .await?;
+        let version: String = sqlx::query_scalar(
+            "UPDATE generations SET state = 'active', activated_at = $1 WHERE id = $2
+             RETURNING model_version",
+        )
+        .bind(micros(at))
+        .bind(id)
+        .fetch_one(&mut *tx)
+        .await?;
+        activations::record(&mut tx, &version, at, cause).await?;
         tx.commit().await?;
         Ok(seq)
     }

@@ -23,7 +23,7 @@ pub enum JobState {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
     pub id: String,
-    /// `import`, `train`, `activate`, `refresh`.
+    /// `import`, `train`, `activate`, `rollback`, `refresh`.
     pub kind: String,
     pub state: JobState,
     pub phase: Option<String>,
@@ -118,6 +118,18 @@ impl Store {
             .fetch_all(&self.readers)
             .await?;
         rows.iter().map(job).collect()
+    }
+
+    /// When a training was last asked for, or a model trained; `None` before the first time.
+    pub(crate) async fn last_training(&self) -> Result<Option<Timestamp>> {
+        let at: Option<i64> = sqlx::query_scalar(
+            "SELECT max(created_at) FROM
+                 (SELECT created_at FROM jobs WHERE kind = 'train'
+                  UNION ALL SELECT created_at FROM models WHERE origin = 'trained')",
+        )
+        .fetch_one(&self.readers)
+        .await?;
+        at.map(timestamp).transpose()
     }
 
     /// How the latest import understood columns; `None` if none had any.

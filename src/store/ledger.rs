@@ -21,13 +21,15 @@ pub struct LedgerEntry {
     pub cause: String,
     /// Whether it is the deal's present score.
     pub is_current: bool,
+    /// See [`crate::scoring::Scorer::inputs_hash`]; `None` of scores that are older than it.
+    pub inputs_hash: Option<String>,
     pub score: Score,
 }
 
 /// The columns that [`ranking_row`] reads, of the tables `scores s` and `score_documents b`.
 pub(super) const ROW_COLUMNS: &str =
     "s.from_seq, s.deal_id, s.name, s.owner, s.pipeline, s.stage, s.amount, s.currency, s.base_amount,
-     s.created_at, s.stage_entered_at, s.expected_close_at, s.last_activity_at";
+     s.inputs_hash, s.created_at, s.stage_entered_at, s.expected_close_at, s.last_activity_at";
 
 impl Store {
     /// The history of a deal's score, newest first, from entries before `before`.
@@ -38,7 +40,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<LedgerEntry>> {
         let rows = sqlx::query(
-            "SELECT s.from_seq, s.cause, b.score,
+            "SELECT s.from_seq, s.cause, s.inputs_hash, b.score,
                     s.to_seq IS NULL AND g.state = 'active' AS is_current
              FROM scores s
              JOIN generations g ON g.id = s.generation AND g.state <> 'building'
@@ -57,6 +59,7 @@ impl Store {
                     seq: row.try_get("from_seq")?,
                     cause: row.try_get("cause")?,
                     is_current: row.try_get("is_current")?,
+                    inputs_hash: row.try_get("inputs_hash")?,
                     score: parse_score(row.try_get("score")?)?,
                 })
             })
@@ -113,7 +116,7 @@ pub(super) async fn insert(
             "INSERT INTO scores (from_seq, deal_id, generation, model_version, scored_at, cause,
                  win_probability, expected_value, base_amount, grade, name, owner, pipeline, stage,
                  amount, currency, created_at, stage_entered_at, expected_close_at,
-                 last_activity_at) ",
+                 last_activity_at, inputs_hash) ",
         )
         .push_values(chunk, |mut row, (seq, standing)| {
             let (deal, score) = (&standing.deal, &standing.score);
@@ -136,7 +139,8 @@ pub(super) async fn insert(
                 .push_bind(deal.created_at.map(micros))
                 .push_bind(deal.stage_entered_at.map(micros))
                 .push_bind(deal.expected_close_at.map(micros))
-                .push_bind(deal.last_activity_at.map(micros));
+                .push_bind(deal.last_activity_at.map(micros))
+                .push_bind(&standing.inputs_hash);
         })
         .build()
         .execute(&mut *connection)
@@ -183,6 +187,7 @@ pub(super) fn ranking_row(row: &SqliteRow) -> Result<RankingRow> {
             last_activity_at: at(row.try_get("last_activity_at")?)?,
         },
         score: parse_score(row.try_get("score")?)?,
+        inputs_hash: row.try_get("inputs_hash")?,
     })
 }
 

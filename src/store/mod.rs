@@ -5,12 +5,15 @@
 //! (write-ahead log, `synchronous = FULL`): it survives `kill -9` and a power cut. All SQL is in this
 //! folder.
 
+mod activations;
 mod deals;
 mod generations;
 mod jobs;
 mod ledger;
 mod models;
 mod pages;
+mod retention;
+mod shadow;
 
 use std::path::Path;
 use std::time::Duration;
@@ -25,12 +28,16 @@ use sqlx::{SqliteConnection, Transaction};
 
 use crate::error::{Error, Result};
 
+pub use activations::{Activation, ActivationCause};
 pub(crate) use deals::{Before, DealWrite, LoggedEvent, ScoreWrite};
-pub use deals::{StoredDeal, Which};
+pub use deals::{StoredDeal, StoredEvent, Which};
 pub use jobs::{Job, JobState};
 pub use ledger::LedgerEntry;
 pub use models::ModelSummary;
 pub(crate) use pages::PageRequest;
+pub use retention::Pruned;
+pub use shadow::ShadowOutcomes;
+pub(crate) use shadow::ShadowScore;
 
 /// Connections that read; SQLite readers do not wait for the writer.
 const READERS_MAX: u32 = 4;

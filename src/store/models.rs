@@ -7,6 +7,7 @@ use sqlx::Row;
 use super::{Store, micros, timestamp};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::training::challenge::Challenge;
 
 /// A registered model without its content.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +17,10 @@ pub struct ModelSummary {
     pub origin: String,
     pub created_at: Timestamp,
     pub is_active: bool,
+    /// Whether it waits to take the champion's place, and scores open deals unseen meanwhile.
+    pub is_challenger: bool,
+    /// How it did against the champion of its day, if there was one.
+    pub challenge: Option<Challenge>,
 }
 
 impl Store {
@@ -34,10 +39,39 @@ impl Store {
         Ok(())
     }
 
+    /// Registers a model that was compared with the champion. Unless it was better, it is the
+    /// challenger from now on, in the place of an earlier one.
+    pub(crate) async fn insert_challenger(
+        &self,
+        model: &Model,
+        challenge: &Challenge,
+        at: Timestamp,
+    ) -> Result<()> {
+        let json = serde_json::to_string(challenge).context("a challenge is JSON")?;
+        let mut tx = self.write().await?;
+        sqlx::query("UPDATE models SET is_challenger = 0 WHERE is_challenger = 1")
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query(
+            "INSERT INTO models (version, model, origin, created_at, challenge, is_challenger)
+             VALUES ($1, $2, 'trained', $3, $4, $5)
+             ON CONFLICT (version) DO UPDATE SET
+                 challenge = excluded.challenge, is_challenger = excluded.is_challenger",
+        )
+        .bind(&model.version)
+        .bind(model.to_json())
+        .bind(micros(at))
+        .bind(json)
+        .bind(!challenge.is_better)
+        .execute(&mut *tx)
+        .await?;
+        Ok(tx.commit().await?)
+    }
+
     /// All models, newest first.
     pub async fn models(&self) -> Result<Vec<ModelSummary>> {
         let rows = sqlx::query(
-            "SELECT version, origin, created_at,
+            "SELECT version, origin, created_at, is_challenger, challenge,
                     EXISTS (SELECT 1 FROM generations g
                             WHERE g.state = 'active' AND g.model_version = m.version) AS is_active
              FROM models m ORDER BY created_at DESC, version DESC",
@@ -46,11 +80,17 @@ impl Store {
         .await?;
         rows.iter()
             .map(|row| {
+                let challenge: Option<&str> = row.try_get("challenge")?;
                 Ok(ModelSummary {
                     version: row.try_get("version")?,
                     origin: row.try_get("origin")?,
                     created_at: timestamp(row.try_get("created_at")?)?,
                     is_active: row.try_get("is_active")?,
+                    is_challenger: row.try_get("is_challenger")?,
+                    challenge: challenge
+                        .map(serde_json::from_str)
+                        .transpose()
+                        .context("a stored challenge cannot be read")?,
                 })
             })
             .collect()

@@ -7,7 +7,7 @@ use sqlx::{QueryBuilder, Row, SqliteConnection};
 use super::deals::{deal_id, push_ids};
 use super::generations::{self, Generation};
 use super::ledger::{ROW_COLUMNS, ranking_row};
-use super::{Store, current_seq, micros};
+use super::{Store, current_seq, micros, retention};
 use crate::domain::DealId;
 use crate::error::{Error, Result};
 use crate::ranking::{Member, Position, RankingQuery, RankingRow, Sort};
@@ -143,6 +143,9 @@ async fn readable(
 ) -> Result<Generation> {
     if position.seq > present_seq {
         return Err(Error::invalid("cursor", "is not a cursor of this service"));
+    }
+    if position.seq < retention::horizon(connection).await? {
+        return Err(Error::CursorExpired);
     }
     generations::seen(connection, position.generation)
         .await?

@@ -148,6 +148,29 @@ impl<'a> History<'a> {
         self.closed[deal].created_at.or(self.closed[deal].closed_at)
     }
 
+    /// When the deal ended, or began where that is unknown.
+    pub fn ended(&self, deal: usize) -> Option<Timestamp> {
+        self.closed[deal].closed_at.or(self.closed[deal].created_at)
+    }
+
+    /// The rows from `seen` on of deals whose end was not known at `seen`. A row of a flat file stands
+    /// for no moment: there the deal decides.
+    pub fn unseen_rows(&self, seen: Timestamp) -> Vec<usize> {
+        let is_unseen = |row: &Row| {
+            let is_later = self.basis == Basis::Flat || row.at >= seen;
+            is_later && !is_known(self.closed[row.deal], seen)
+        };
+        let rows = self.rows.iter().enumerate();
+        rows.filter(|(_, row)| is_unseen(row))
+            .map(|(index, _)| index)
+            .collect()
+    }
+
+    /// The deals that the rows are of.
+    pub fn deals_of(&self, rows: &[usize]) -> BTreeSet<usize> {
+        rows.iter().map(|&row| self.rows[row].deal).collect()
+    }
+
     /// All attributes that occur, in the order of their names.
     pub fn attribute_names(&self) -> BTreeSet<&'a str> {
         let names = self.closed.iter().flat_map(|deal| deal.attributes.keys());
@@ -251,12 +274,7 @@ impl<'a> History<'a> {
 }
 
 fn closed(deals: &[Deal], as_of: Timestamp) -> Result<Vec<&Deal>> {
-    let is_known = |deal: &&Deal| {
-        !deal.is_open()
-            && deal.closed_at.is_none_or(|at| at <= as_of)
-            && deal.created_at.is_none_or(|at| at <= as_of)
-    };
-    let closed: Vec<&Deal> = deals.iter().filter(is_known).collect();
+    let closed: Vec<&Deal> = deals.iter().filter(|deal| is_known(deal, as_of)).collect();
     if closed.is_empty() {
         return Err(Error::Unusable(format!(
             "no closed deals to learn from among {} deals known at {as_of}",
@@ -264,6 +282,13 @@ fn closed(deals: &[Deal], as_of: Timestamp) -> Result<Vec<&Deal>> {
         )));
     }
     Ok(closed)
+}
+
+/// Whether it was known at `as_of` how the deal ended.
+fn is_known(deal: &Deal, as_of: Timestamp) -> bool {
+    !deal.is_open()
+        && deal.closed_at.is_none_or(|at| at <= as_of)
+        && deal.created_at.is_none_or(|at| at <= as_of)
 }
 
 /// Whether anything is on file from before the deal's end.

@@ -6,6 +6,7 @@ mod files;
 mod ingest;
 mod jobs;
 mod operations;
+mod over_time;
 mod parity;
 mod quality;
 mod redis;

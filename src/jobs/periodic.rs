@@ -1,0 +1,130 @@
+//! What is done now and then, unasked: scores refreshed, models trained, old entries removed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Jobs, Task, TrainRequest, rejects_path};
+use crate::app::now;
+use crate::config::Config;
+use crate::error::Result;
+
+/// A pause never lasts longer: someone may have trained meanwhile, and clocks are set.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Enough for what is kept for days.
+const PRUNE_EVERY: Duration = Duration::from_secs(24 * 3600);
+
+pub(super) fn start(jobs: &Jobs, config: &Config) {
+    if config.refresh_minutes > 0 {
+        let every = Duration::from_secs(config.refresh_minutes.saturating_mul(60));
+        tokio::spawn(refresh(jobs.clone(), every));
+    }
+    if let Some(every) = config.training.every.0 {
+        tokio::spawn(retrain(jobs.clone(), every));
+    }
+    if config.ledger.keep_days > 0 {
+        let keep = SignedDuration::from_hours(24 * i64::from(config.ledger.keep_days));
+        tokio::spawn(prune(jobs.clone(), keep, config.rejects_dir()));
+    }
+}
+
+/// Time alone moves scores: asks for a refresh every now and then, while there is a model.
+async fn refresh(jobs: Jobs, every: Duration) {
+    let mut ticks = tokio::time::interval(every);
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        if jobs.book.scorer().is_some()
+            && let Err(error) = jobs.submit(Task::Refresh).await
+        {
+            tracing::warn!("skipped a refresh of the scores: {error}");
+        }
+    }
+}
+
+/// Asks for a training whenever the last one is old enough.
+async fn retrain(jobs: Jobs, every: SignedDuration) {
+    loop {
+        match retrain_if_due(&jobs, every, now()).await {
+            Ok(pause) => tokio::time::sleep(pause).await,
+            Err(error) => {
+                tracing::warn!("skipped a training: {error:#}");
+                tokio::time::sleep(PAUSE_MAX).await;
+            }
+        }
+    }
+}
+
+/// Asks for a training if one is due, and answers with how long to wait before looking again. The
+/// store tells when the last one was, so that a restart changes nothing. The first model is somebody's
+/// decision, and without a newly closed deal there is nothing to learn.
+async fn retrain_if_due(jobs: &Jobs, every: SignedDuration, now: Timestamp) -> Result<Duration> {
+    let store = jobs.book.store();
+    let pause = |wait: SignedDuration| wait.unsigned_abs().min(PAUSE_MAX);
+    let Some(last) = store.last_training().await? else {
+        return Ok(pause(every));
+    };
+    let wait = until_due(last, every, now);
+    if !wait.is_zero() {
+        return Ok(pause(wait));
+    }
+    if let Some(champion) = jobs.book.scorer()
+        && store.has_closed_since(last).await?
+    {
+        // What is protected or left out stays so, whoever said it.
+        let request = TrainRequest {
+            mapping: Some(champion.model().mapping.clone()),
+            ..TrainRequest::default()
+        };
+        jobs.submit(Task::Train(request)).await?;
+    }
+    Ok(pause(every))
+}
+
+/// How long until a training is due; zero when it is.
+fn until_due(last: Timestamp, every: SignedDuration, now: Timestamp) -> SignedDuration {
+    let since = now.duration_since(last);
+    every
+        .saturating_sub(since)
+        .clamp(SignedDuration::ZERO, every)
+}
+
+/// Removes what is older than it is kept, at the start and then once a day.
+async fn prune(jobs: Jobs, keep: SignedDuration, rejects_dir: PathBuf) {
+    let mut ticks = tokio::time::interval(PRUNE_EVERY);
+    loop {
+        ticks.tick().await;
+        let now = now();
+        let cutoff = now.saturating_sub(keep).unwrap_or(Timestamp::MIN);
+        match jobs.book.store().prune(now, cutoff).await {
+            Ok(pruned) => {
+                for job in &pruned.jobs {
+                    // Few jobs have one.
+                    let _ = tokio::fs::remove_file(rejects_path(&rejects_dir, job)).await;
+                }
+                tracing::debug!(?pruned, "removed what is no longer kept");
+            }
+            Err(error) => tracing::warn!("could not remove what is no longer kept: {error:#}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_training_is_due_when_the_last_one_is_old_enough() {
+        let at = |text: &str| -> Timestamp { text.parse().unwrap() };
+        let week = SignedDuration::from_hours(7 * 24);
+        let last = at("2026-03-01T12:00:00Z");
+        let wait = |now: &str| until_due(last, week, at(now));
+        assert_eq!(wait("2026-03-01T12:00:00Z"), week);
+        assert_eq!(wait("2026-03-08T11:00:00Z"), SignedDuration::from_hours(1));
+        assert_eq!(wait("2026-03-08T12:00:00Z"), SignedDuration::ZERO);
+        assert_eq!(wait("2026-07-01T00:00:00Z"), SignedDuration::ZERO);
+        // A clock that was set back does not put a training off for longer than the interval.
+        assert_eq!(wait("2025-01-01T00:00:00Z"), week);
+    }
+}
