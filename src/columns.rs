@@ -219,7 +219,6 @@ impl Column {
             blocks.push(Block::Codes {
                 codes: rows.iter().map(|e| e.code).collect(),
                 levels: self.levels(),
-                height: 1.0,
             });
         }
         blocks

@@ -14,9 +14,6 @@ use serde::{Deserialize, Serialize};
 use crate::columns::Column;
 use crate::learning::design::{Block, Design, NO_LEVEL};
 
-/// Height of a cross's columns in the design: an effect of a pair costs nine times the penalty of the
-/// same effect of one column.
-pub const HEIGHT: f64 = 1.0 / 3.0;
 /// Deals that a pair of levels needs for a weight of its own.
 const CELL_DEALS_MIN: usize = 20;
 /// Crosses of one model.
@@ -185,8 +182,8 @@ impl<'a> LevelCodes<'a> {
         }
     }
 
-    /// Crosses of fitted pairs, in their order; `coefficients` are those of their blocks. The levels of
-    /// the columns get what is theirs.
+    /// Crosses of fitted pairs, in their order; `coefficients` are the weights of their blocks. The
+    /// levels of the columns get what is theirs.
     pub fn crosses(
         &self,
         pairs: Vec<Pair>,
@@ -198,7 +195,7 @@ impl<'a> LevelCodes<'a> {
             let (own, rest) = coefficients.split_at(pair.cells.len());
             coefficients = rest;
             for (cell, coefficient) in pair.cells.iter_mut().zip(own) {
-                cell.coefficient = HEIGHT * coefficient;
+                cell.coefficient = *coefficient;
             }
             let (left, right) = (pair.left, pair.right);
             let cross = self.purified(pair, columns);
@@ -216,7 +213,6 @@ impl Pair {
         Block::Codes {
             codes: self.codes.clone(),
             levels: self.cells.len(),
-            height: HEIGHT,
         }
     }
 }

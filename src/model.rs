@@ -74,8 +74,11 @@ pub struct Training {
     pub basis: Basis,
     /// How far the model bends, from cross-validation.
     pub form: Form,
-    /// Weight of half the squared norm against the summed log loss, from cross-validation.
+    /// Weight of half the squared norm against the summed log loss, from cross-validation. The norm is
+    /// of weights in units of what the evidence expects of their column.
     pub alpha: f64,
+    /// The same for the cells of crosses, in log-odds; `None` in a model without.
+    pub cross_penalty: Option<f64>,
     /// What cross-validation tried, each form with its best penalty; empty where deals were too few.
     pub tried: Vec<Tried>,
     /// Whether linfa checked the optimum.
@@ -88,6 +91,7 @@ pub struct Training {
 pub struct Tried {
     pub form: Form,
     pub alpha: f64,
+    pub cross_penalty: Option<f64>,
     /// Mean log loss on rows that the coefficients had not seen.
     pub log_loss: f64,
 }

@@ -5,6 +5,7 @@
 
 pub mod challenge;
 mod choice;
+mod recipe;
 pub mod rows;
 
 use std::collections::BTreeSet;
@@ -12,29 +13,25 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use crate::columns::{Column, ColumnReader, Encoder, Source};
-use crate::crosses::{self, LevelCodes, Pair};
+use crate::crosses::LevelCodes;
 use crate::domain::{Deal, Exchange, LogOdds, Probability, Snapshot};
 use crate::error::{Error, Result};
 use crate::evaluation::{Evaluation, Judged, evaluate as judge};
 use crate::features::{FEATURES, Reading};
 use crate::ingest::Mapping;
 use crate::ingest::mapping::ColumnType;
-use crate::learning::design::{Block, Design, NO_LEVEL};
+use crate::learning::design::Design;
 use crate::learning::estimator::{self, Fitted, Problem};
-use crate::model::{
-    Basis, Calibration, Covariance, Dropped, Form, Model, ModelParts, Report, Training, Tried,
-};
+use crate::model::{Basis, Calibration, Covariance, Dropped, Model, ModelParts, Report, Training};
 use crate::progress::{OnProgress, Progress};
 use crate::scoring::Scorer;
-use choice::Folds;
+use recipe::Recipe;
 use rows::{History, Row};
 
 /// Columns of the covariance's factor: standard errors of wide models are off by one part in eleven.
 const COVARIANCE_DRAWS: usize = 64;
 /// Drives the folds and the bootstrap: the same deals give the same model.
 pub(crate) const SEED: u64 = 20_260_101;
-/// How much stronger than the penalty of bands that of crosses may be.
-const CROSSED_ALPHA_FACTOR: f64 = 30.0;
 /// Won and lost deals that each side of a split needs for its measures to mean anything.
 const HELD_OUT_MIN: usize = 10;
 
@@ -112,17 +109,6 @@ fn win_probability(scorer: &Scorer, snapshot: &Snapshot) -> f64 {
     crate::domain::probability::logistic(log_odds)
 }
 
-/// What cross-validation chooses.
-#[derive(Debug, Clone)]
-struct Recipe {
-    form: Form,
-    alpha: f64,
-    /// The penalty that is best without crosses; says which pairs are worth crossing.
-    alpha_of_bands: f64,
-    calibration: Option<Calibration>,
-    tried: Vec<Tried>,
-}
-
 /// Fits on older deals and judges on newer ones. The recipe that was chosen goes with the report, and
 /// serves the fit on all deals.
 fn report(
@@ -189,42 +175,26 @@ fn fit(
     let Columns {
         mut columns,
         dropped,
-        mut design,
+        design,
     } = build_columns(history, &snapshots, &deals, options, on_progress)?;
     drop(snapshots);
     let recipe = match recipe {
         Some(recipe) => recipe,
-        None => choose(&columns, &design, &won, &deals, on_progress),
+        None => Recipe::choose(&columns, &design, &won, &deals, on_progress),
     };
-    let mut pairs = Vec::new();
-    match recipe.form {
-        Form::Lines => {
-            design = straight(&mut columns, &design);
-        }
-        Form::Bands => {}
-        Form::Crosses => {
-            on_progress(phase("crossing columns", 0, 1));
-            pairs = worthy_pairs(
-                &columns,
-                &design,
-                &won,
-                &deals,
-                recipe.alpha_of_bands,
-                recipe.alpha,
-            )?;
-        }
-    }
-    let crossed = design.with(pairs.iter().map(Pair::block).collect());
+    on_progress(phase("weighing columns", 0, 1));
+    let (design, pairs) = recipe.design(&mut columns, design, &won, &deals)?;
     on_progress(phase("fitting", 0, 1));
     let problem = Problem {
-        design: &crossed,
+        design: &design,
         won: &won,
         weights: None,
         alpha: recipe.alpha,
     };
     let fitted = estimator::fit(problem, None)?;
     let covariance = covariance(problem, &fitted, &deals)?;
-    let mut rest = &fitted.coefficients[..];
+    let weights = design.weights(&fitted.coefficients);
+    let mut rest = &weights[..];
     for column in &mut columns {
         let (own, others) = rest.split_at(column.width());
         column.take_coefficients(own);
@@ -238,7 +208,7 @@ fn fit(
         .sum();
     let parts = ModelParts {
         trained_at: options.trained_at,
-        grades: grades(&crossed, &fitted, recipe.calibration)?,
+        grades: grades(&design, &fitted, recipe.calibration)?,
         training: training_facts(history, &rows, &won, &recipe, &fitted, options),
         report,
         intercept: fitted.intercept + centers,
@@ -252,125 +222,6 @@ fn fit(
     };
     on_progress(phase("fitting", 1, 1));
     Ok((Model::new(parts), recipe))
-}
-
-/// The simplest form that none of the richer ones beats beyond doubt, its penalty, and a calibration
-/// if it helps.
-fn choose(
-    columns: &[Column],
-    bands: &Design,
-    won: &[bool],
-    deals: &[usize],
-    on_progress: OnProgress,
-) -> Recipe {
-    let mut recipe = Recipe {
-        form: Form::Lines,
-        alpha: choice::ALPHA_UNCHOSEN,
-        alpha_of_bands: choice::ALPHA_UNCHOSEN,
-        calibration: None,
-        tried: Vec::new(),
-    };
-    let Some(folds) = Folds::new(won, deals) else {
-        return recipe;
-    };
-    let mut tried = Vec::new();
-    let mut judge = |form, design: &Design, alpha_max| {
-        let name = match form {
-            Form::Lines => "choosing the penalty",
-            Form::Bands => "trying bands",
-            Form::Crosses => "trying crosses",
-        };
-        let judged = folds.judge(design, alpha_max, |done, total| {
-            on_progress(phase(name, done, total));
-        })?;
-        tried.push(Tried {
-            form,
-            alpha: judged.alpha,
-            log_loss: folds.log_loss(&judged),
-        });
-        Some(judged)
-    };
-    let lines = straight(&mut columns.to_vec(), bands);
-    let Some(mut best) = judge(Form::Lines, &lines, f64::INFINITY) else {
-        return recipe;
-    };
-    let of_bands = judge(Form::Bands, bands, f64::INFINITY);
-    recipe.alpha_of_bands = of_bands.as_ref().map_or(best.alpha, |judged| judged.alpha);
-    if let Some(judged) = of_bands.filter(|judged| folds.is_better(&best, judged)) {
-        (recipe.form, best) = (Form::Bands, judged);
-    }
-    let alpha_of_bands = recipe.alpha_of_bands;
-    let pairs = worthy_pairs(columns, bands, won, deals, alpha_of_bands, alpha_of_bands);
-    if let Some(pairs) = pairs.ok().filter(|pairs| !pairs.is_empty()) {
-        let crossed = bands.with(pairs.iter().map(Pair::block).collect());
-        let judged = judge(
-            Form::Crosses,
-            &crossed,
-            alpha_of_bands * CROSSED_ALPHA_FACTOR,
-        );
-        if let Some(judged) = judged.filter(|judged| folds.is_better(&best, judged)) {
-            (recipe.form, best) = (Form::Crosses, judged);
-        }
-    }
-    recipe.alpha = best.alpha;
-    recipe.calibration = folds.calibration(&best);
-    recipe.tried = tried;
-    recipe
-}
-
-/// The design of lines alone; the columns lose their bands.
-fn straight(columns: &mut [Column], bands: &Design) -> Design {
-    let mut source = bands.blocks().iter();
-    let mut blocks = Vec::new();
-    for column in columns {
-        let own = source
-            .by_ref()
-            .take(column.lines() + usize::from(column.levels() > 0));
-        let own: Vec<&Block> = own.collect();
-        let before = column.levels();
-        column.straighten();
-        let gone = (before - column.levels()) as u32;
-        for block in own {
-            match block {
-                Block::Codes { codes, height, .. } if gone > 0 => {
-                    let code = |&code: &u32| match code {
-                        NO_LEVEL => NO_LEVEL,
-                        code => code.checked_sub(gone).unwrap_or(NO_LEVEL),
-                    };
-                    if column.levels() > 0 {
-                        blocks.push(Block::Codes {
-                            codes: codes.iter().map(code).collect(),
-                            levels: column.levels(),
-                            height: *height,
-                        });
-                    }
-                }
-                block => blocks.push(block.clone()),
-            }
-        }
-    }
-    Design::new(bands.rows(), blocks).expect("parts of a sound design are sound")
-}
-
-/// The pairs of columns worth crossing, told by what a fit without crosses leaves unexplained.
-fn worthy_pairs(
-    columns: &[Column],
-    bands: &Design,
-    won: &[bool],
-    deals: &[usize],
-    alpha_of_bands: f64,
-    alpha: f64,
-) -> Result<Vec<Pair>> {
-    let problem = Problem {
-        design: bands,
-        won,
-        weights: None,
-        alpha: alpha_of_bands,
-    };
-    let fitted = estimator::search_only(problem, None)?;
-    let (residuals, curvature) = Folds::derivatives(&bands.linear_predictor(&fitted.params()), won);
-    let penalty = alpha / (crosses::HEIGHT * crosses::HEIGHT);
-    Ok(LevelCodes::of(columns, bands).pairs(&residuals, &curvature, deals, penalty))
 }
 
 struct Columns {
@@ -511,25 +362,24 @@ fn training_facts(
         to: dates.iter().max().copied(),
         as_of: options.as_of,
         basis: history.basis,
-        form: recipe.form,
+        form: recipe.form(),
         alpha: recipe.alpha,
+        cross_penalty: recipe.cross_penalty(),
         tried: recipe.tried.clone(),
         is_confirmed_by_linfa: fitted.is_confirmed,
     }
 }
 
-/// The covariance of the coefficients, the rows of a deal taken together. A cell's weight is its
-/// coefficient times its height.
+/// The covariance of the weights, the rows of a deal taken together.
 fn covariance(problem: Problem, fitted: &Fitted, deals: &[usize]) -> Result<Covariance> {
     let factor = estimator::covariance_factor(problem, fitted, deals, COVARIANCE_DRAWS, SEED);
     let factor = factor.ok_or_else(|| {
         Error::Unusable("the columns are too alike to tell their effects apart".into())
     })?;
-    let heights = problem.design.heights().chain([1.0]);
+    let heights = problem.design.weights(&vec![1.0; factor.nrows()]);
     let rows = factor.rows().into_iter().zip(heights);
-    Ok(Covariance::new(rows.map(|(row, height)| {
-        row.iter().map(|x| x * height).collect()
-    })))
+    let weighed = rows.map(|(row, height)| row.iter().map(|x| x * height).collect());
+    Ok(Covariance::new(weighed))
 }
 
 /// The quartiles of the training rows' probabilities, the best first.

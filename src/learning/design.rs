@@ -14,14 +14,8 @@ const THREADED_CELLS_MIN: usize = 500_000;
 pub enum Block {
     /// One column of finite numbers.
     Numeric(Vec<f64>),
-    /// `levels` columns of which a row has one at `height` and the others at zero, kept as one code
-    /// a row: below `levels`, or [`NO_LEVEL`]. A height below one is a stronger penalty: a
-    /// coefficient must be larger for the same effect.
-    Codes {
-        codes: Vec<u32>,
-        levels: usize,
-        height: f64,
-    },
+    /// `levels` one-hot columns, kept as one code a row: below `levels`, or [`NO_LEVEL`].
+    Codes { codes: Vec<u32>, levels: usize },
 }
 
 impl Block {
@@ -40,17 +34,7 @@ impl Block {
         }
     }
 
-    /// The coefficients times the height; a zero at the end for rows without a level.
-    fn padded_weights(&self, coefficients: &[f64]) -> Vec<f64> {
-        let height = match self {
-            Self::Numeric(_) => 1.0,
-            Self::Codes { height, .. } => *height,
-        };
-        let weights = coefficients.iter().map(|w| w * height);
-        weights.chain([0.0]).collect()
-    }
-
-    /// Adds `X w` of the rows from `first` on; `weights` are padded.
+    /// Adds `X w` of the rows from `first` on; `weights` have a zero at the end, for rows without a level.
     fn add_products(&self, first: usize, weights: &[f64], sums: &mut [f64]) {
         match self {
             Self::Numeric(values) => {
@@ -70,18 +54,12 @@ impl Block {
     fn transposed_times(&self, v: &[f64], out: &mut [f64]) {
         match self {
             Self::Numeric(values) => out[0] = dot(values, v),
-            Self::Codes {
-                codes,
-                levels,
-                height,
-            } => {
+            Self::Codes { codes, levels } => {
                 let mut sums = vec![0.0; levels + 1];
                 for (&code, v) in codes.iter().zip(v) {
                     sums[(code as usize).min(*levels)] += v;
                 }
-                for (out, sum) in out.iter_mut().zip(sums) {
-                    *out = sum * height;
-                }
+                out.copy_from_slice(&sums[..*levels]);
             }
         }
     }
@@ -89,24 +67,22 @@ impl Block {
     fn select(&self, rows: &[usize]) -> Self {
         match self {
             Self::Numeric(values) => Self::Numeric(rows.iter().map(|&r| values[r]).collect()),
-            Self::Codes {
-                codes,
-                levels,
-                height,
-            } => Self::Codes {
+            Self::Codes { codes, levels } => Self::Codes {
                 codes: rows.iter().map(|&r| codes[r]).collect(),
                 levels: *levels,
-                height: *height,
             },
         }
     }
 }
 
-/// A matrix of shape `(rows, width)` made of blocks side by side.
+/// A matrix of shape `(rows, width)` made of blocks side by side, each multiplied by its height. A
+/// height below one is a stronger penalty: the coefficient must be larger for the same effect.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Design {
     rows: usize,
     blocks: Vec<Block>,
+    /// One for each block.
+    heights: Vec<f64>,
     /// First matrix column of each block, and the width at the end.
     offsets: Vec<usize>,
     is_serial: bool,
@@ -126,13 +102,9 @@ impl Design {
             }
             let sound = match block {
                 Block::Numeric(values) => values.iter().all(|v| v.is_finite()),
-                Block::Codes {
-                    codes,
-                    levels,
-                    height,
-                } => {
+                Block::Codes { codes, levels } => {
                     let has_level = |&c: &u32| c == NO_LEVEL || (c as usize) < *levels;
-                    height.is_finite() && codes.iter().all(has_level)
+                    codes.iter().all(has_level)
                 }
             };
             if !sound {
@@ -144,6 +116,7 @@ impl Design {
         }
         Ok(Self {
             rows,
+            heights: vec![1.0; blocks.len()],
             blocks,
             offsets,
             is_serial: false,
@@ -174,20 +147,40 @@ impl Design {
         for block in blocks {
             debug_assert_eq!(block.rows(), self.rows);
             all.offsets.push(all.width() + block.width());
+            all.heights.push(1.0);
             all.blocks.push(block);
         }
         all
     }
 
-    /// The height of each column of the matrix; one for numbers.
-    pub fn heights(&self) -> impl Iterator<Item = f64> + '_ {
-        self.blocks.iter().flat_map(|block| {
-            let height = match block {
-                Block::Numeric(_) => 1.0,
-                Block::Codes { height, .. } => *height,
-            };
-            std::iter::repeat_n(height, block.width())
-        })
+    /// The same matrix with other heights, one for each block.
+    pub fn set_heights(&mut self, heights: &[f64]) {
+        debug_assert_eq!(heights.len(), self.blocks.len());
+        self.heights.copy_from_slice(heights);
+    }
+
+    /// One for each block.
+    pub fn heights(&self) -> &[f64] {
+        &self.heights
+    }
+
+    /// The height of each column of the matrix.
+    fn column_heights(&self) -> impl Iterator<Item = f64> + '_ {
+        let blocks = self.blocks.iter().zip(&self.heights);
+        blocks.flat_map(|(block, &height)| std::iter::repeat_n(height, block.width()))
+    }
+
+    /// What one of each column, or one unit of a number, weighs: the coefficients times the heights.
+    /// The intercept, if given, follows as it is.
+    pub fn weights(&self, params: &[f64]) -> Vec<f64> {
+        let heights = self.column_heights().chain([1.0]);
+        params.iter().zip(heights).map(|(p, h)| p * h).collect()
+    }
+
+    /// The coefficients that have these weights.
+    pub fn params(&self, weights: &[f64]) -> Vec<f64> {
+        let heights = self.column_heights().chain([1.0]);
+        weights.iter().zip(heights).map(|(w, h)| w / h).collect()
     }
 
     /// The given rows, in the given order.
@@ -195,6 +188,7 @@ impl Design {
         Self {
             rows: rows.len(),
             blocks: self.blocks.iter().map(|b| b.select(rows)).collect(),
+            heights: self.heights.clone(),
             offsets: self.offsets.clone(),
             is_serial: self.is_serial,
         }
@@ -204,11 +198,11 @@ impl Design {
     pub fn linear_predictor(&self, params: &[f64]) -> Vec<f64> {
         let width = self.width();
         debug_assert_eq!(params.len(), width + 1);
-        let weights: Vec<Vec<f64>> = self
-            .blocks
-            .iter()
-            .zip(&self.offsets)
-            .map(|(block, &offset)| block.padded_weights(&params[offset..offset + block.width()]))
+        let weights: Vec<Vec<f64>> = (self.blocks.iter().zip(&self.offsets).zip(&self.heights))
+            .map(|((block, &offset), &height)| {
+                let own = &params[offset..offset + block.width()];
+                own.iter().map(|w| w * height).chain([0.0]).collect()
+            })
             .collect();
         let mut eta = vec![params[width]; self.rows];
         let threads = self.threads();
@@ -262,6 +256,9 @@ impl Design {
                 }
             });
         }
+        for (out, height) in out.iter_mut().zip(self.column_heights()) {
+            *out *= height;
+        }
         out
     }
 
@@ -269,16 +266,16 @@ impl Design {
     /// matrix.
     pub fn squared_transposed_times(&self, v: &[f64]) -> Vec<f64> {
         let mut out = self.transposed_times(v);
-        for (block, &offset) in self.blocks.iter().zip(&self.offsets) {
+        for (index, block) in self.blocks.iter().enumerate() {
+            let own = &mut out[self.offsets[index]..self.offsets[index + 1]];
+            let height = self.heights[index];
             match block {
                 Block::Numeric(values) => {
                     let squares = values.iter().zip(v).map(|(x, v)| x * x * v);
-                    out[offset] = squares.sum();
+                    own[0] = height * height * squares.sum::<f64>();
                 }
-                Block::Codes { levels, height, .. } => {
-                    let own = &mut out[offset..offset + levels];
-                    own.iter_mut().for_each(|o| *o *= height);
-                }
+                // Zeros and ones are their own squares.
+                Block::Codes { .. } => own.iter_mut().for_each(|o| *o *= height),
             }
         }
         out
@@ -286,10 +283,10 @@ impl Design {
 
     /// Adds a row times `factor` to `out`, which has the width and the intercept's one.
     pub fn add_row(&self, row: usize, factor: f64, out: &mut [f64]) {
-        for (block, &offset) in self.blocks.iter().zip(&self.offsets) {
+        for ((block, &offset), height) in self.blocks.iter().zip(&self.offsets).zip(&self.heights) {
             match block {
-                Block::Numeric(values) => out[offset] += factor * values[row],
-                Block::Codes { codes, height, .. } if codes[row] != NO_LEVEL => {
+                Block::Numeric(values) => out[offset] += factor * height * values[row],
+                Block::Codes { codes, .. } if codes[row] != NO_LEVEL => {
                     out[offset + codes[row] as usize] += factor * height;
                 }
                 Block::Codes { .. } => {}
@@ -385,9 +382,9 @@ impl Design {
                     other.transposed_times(&weighted, cells);
                 }
             }
-            Block::Codes { codes, height, .. } => {
+            Block::Codes { codes, .. } => {
                 for (&code, &w) in codes.iter().zip(weights) {
-                    strip.add(code, code as usize, w * height);
+                    strip.add(code, code as usize, w);
                     strip.add(code, ones_column, w);
                 }
                 for (other, column) in others {
@@ -397,20 +394,21 @@ impl Design {
                                 strip.add(code, column, w * x);
                             }
                         }
-                        Block::Codes {
-                            codes: others,
-                            height,
-                            ..
-                        } => {
+                        Block::Codes { codes: others, .. } => {
                             for ((&code, &w), &other) in codes.iter().zip(weights).zip(others) {
                                 if other != NO_LEVEL {
-                                    strip.add(code, column + other as usize, w * height);
+                                    strip.add(code, column + other as usize, w);
                                 }
                             }
                         }
                     }
                 }
-                strip.cells.iter_mut().for_each(|cell| *cell *= height);
+            }
+        }
+        let heights: Vec<f64> = self.column_heights().skip(offset).chain([1.0]).collect();
+        for row in strip.cells.chunks_exact_mut(strip.width) {
+            for (cell, height) in row.iter_mut().zip(&heights) {
+                *cell *= self.heights[index] * height;
             }
         }
         strip
@@ -420,14 +418,14 @@ impl Design {
     /// linfa's passes over columns want. Shape `(rows, width)`.
     pub fn to_dense(&self) -> Array2<f64> {
         let mut dense = Array2::zeros((self.rows, self.width()).f());
-        for (block, &offset) in self.blocks.iter().zip(&self.offsets) {
+        for ((block, &offset), height) in self.blocks.iter().zip(&self.offsets).zip(&self.heights) {
             match block {
                 Block::Numeric(values) => {
                     for (row, value) in values.iter().enumerate() {
-                        dense[(row, offset)] = *value;
+                        dense[(row, offset)] = height * value;
                     }
                 }
-                Block::Codes { codes, height, .. } => {
+                Block::Codes { codes, .. } => {
                     for (row, &code) in codes.iter().enumerate() {
                         if code != NO_LEVEL {
                             dense[(row, offset + code as usize)] = *height;
@@ -487,12 +485,10 @@ mod tests {
                 Block::Codes {
                     codes: vec![0, 2, NO_LEVEL, 2],
                     levels: 3,
-                    height: 1.0,
                 },
                 Block::Codes {
                     codes: vec![1, 0, 1, NO_LEVEL],
                     levels: 2,
-                    height: 0.5,
                 },
                 Block::Numeric(vec![0.0, 1.0, 1.0, 2.0]),
             ],
@@ -502,7 +498,8 @@ mod tests {
 
     #[test]
     fn codes_stand_for_the_dense_matrix() {
-        let design = design();
+        let mut design = design();
+        design.set_heights(&[1.0, 0.5, 3.0, 0.1]);
         let dense = design.to_dense();
         let mut ones = Array2::ones((4, 8));
         ones.slice_mut(ndarray::s![.., ..7]).assign(&dense);
@@ -533,7 +530,6 @@ mod tests {
         let too_high = Block::Codes {
             codes: vec![3],
             levels: 3,
-            height: 1.0,
         };
         assert!(Design::new(1, vec![too_high]).is_err());
     }

@@ -354,14 +354,7 @@ mod tests {
             .into_iter()
             .map(|c| if c == 3 { NO_LEVEL } else { c })
             .collect();
-        let blocks = vec![
-            Block::Numeric(x),
-            Block::Codes {
-                codes,
-                levels: 3,
-                height: 1.0,
-            },
-        ];
+        let blocks = vec![Block::Numeric(x), Block::Codes { codes, levels: 3 }];
         (Design::new(rows, blocks).unwrap(), won)
     }
 
@@ -548,7 +541,6 @@ mod tests {
             .map(|_| Block::Codes {
                 codes: (0..1500).map(|_| rng.random_range(0..50)).collect(),
                 levels: 50,
-                height: 0.5,
             })
             .collect();
         let (narrow, won) = problem(1500, -1.0, 6);

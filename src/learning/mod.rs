@@ -5,3 +5,4 @@ mod cholesky;
 pub mod design;
 pub mod estimator;
 mod newton;
+pub mod shrinkage;

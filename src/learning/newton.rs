@@ -109,7 +109,7 @@ impl Problem<'_> {
         for (index, block) in self.design.blocks().iter().enumerate() {
             if let Block::Numeric(values) = block {
                 let squares: f64 = values.iter().map(|v| v * v).sum();
-                let scale = (squares / values.len() as f64).sqrt();
+                let scale = self.design.heights()[index] * (squares / values.len() as f64).sqrt();
                 scales[self.design.offset(index)] = scale.max(1.0);
             }
         }

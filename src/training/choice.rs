@@ -1,5 +1,4 @@
-//! Choosing by cross-validation: how far the model may bend, its penalty, and whether its
-//! probabilities need calibration.
+//! Folds of whole deals: judging recipes on rows that their coefficients had not seen.
 
 use std::collections::BTreeMap;
 
@@ -8,20 +7,15 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::SEED;
-use crate::domain::probability::logistic;
 use crate::error::Result;
 use crate::learning::design::{Block, Design};
 use crate::learning::estimator::{self, Problem};
 use crate::model::Calibration;
 
-/// Penalties tried, the strongest first: each fit starts where the one before ended.
-const ALPHAS: [f64; 10] = [3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1];
-/// The penalty where there are too few deals to choose one.
-pub const ALPHA_UNCHOSEN: f64 = 10.0;
 const FOLDS: usize = 5;
 /// Rows that the choice looks at.
 const ROWS_MAX: usize = 40_000;
-/// Penalties in a row that must be worse than the best before the search stops.
+/// Steps in a row that must be worse than the best before the search stops.
 const WORSE_MAX: usize = 2;
 /// Twice the gain in log-likelihood that a calibration needs: chance gives this much to two
 /// parameters in one of a hundred cases (chi-squared with two degrees of freedom).
@@ -29,9 +23,17 @@ const CALIBRATION_GAIN_MIN: f64 = 9.21;
 /// Next to nothing: two parameters need no penalty but on separable rows.
 const CALIBRATION_PENALTY: f64 = 1e-3;
 
+/// A penalty, and the heights of the design's blocks under which it is tried.
+#[derive(Clone)]
+pub struct Step {
+    pub alpha: f64,
+    pub heights: Vec<f64>,
+}
+
 /// Rows held out of some of their deals' fits, and how well a recipe did on them.
 pub struct Judgement {
-    pub alpha: f64,
+    /// The best step, by its place.
+    pub step: usize,
     /// Log-odds of each sampled row by the fit that had not seen its deal.
     eta: Vec<f64>,
     losses: Vec<f64>,
@@ -91,28 +93,22 @@ impl Folds {
         judged.loss / self.rows.len() as f64
     }
 
-    /// The penalty with the lowest log loss, not above `alpha_max`; `on_step` is told of each tried.
+    /// The step with the lowest log loss; steps start with the strongest penalty, and each fit where
+    /// the one before ended. `on_step` is told of each tried.
     pub fn judge(
         &self,
         design: &Design,
-        alpha_max: f64,
+        steps: &[Step],
         on_step: impl Fn(usize, usize),
     ) -> Option<Judgement> {
-        let mut fits: Vec<FoldFit> = self
-            .parts
-            .iter()
-            .map(|part| self.fold(design, part))
-            .collect();
-        let alphas: Vec<f64> = ALPHAS
-            .into_iter()
-            .filter(|&alpha| alpha <= alpha_max)
-            .collect();
+        let parts = self.parts.iter();
+        let mut fits: Vec<FoldFit> = parts.map(|part| self.fold(design, part)).collect();
         let mut best: Option<Judgement> = None;
         let mut worse = 0;
-        for (done, &alpha) in alphas.iter().enumerate() {
-            on_step(done, alphas.len());
+        for (place, step) in steps.iter().enumerate() {
+            on_step(place, steps.len());
             // A penalty too weak for the search to converge is no candidate.
-            let judged = self.judge_alpha(&mut fits, alpha).ok();
+            let judged = self.judge_step(&mut fits, place, step).ok();
             let best_loss = best.as_ref().map_or(f64::INFINITY, |best| best.loss);
             match judged {
                 Some(judged) if judged.loss < best_loss => {
@@ -143,8 +139,8 @@ impl Folds {
         }
     }
 
-    fn judge_alpha(&self, fits: &mut [FoldFit], alpha: f64) -> Result<Judgement> {
-        let predicted = in_parallel(fits, |fit| fit.predict(alpha));
+    fn judge_step(&self, fits: &mut [FoldFit], place: usize, step: &Step) -> Result<Judgement> {
+        let predicted = in_parallel(fits, |fit| fit.predict(step));
         let mut eta = vec![0.0; self.rows.len()];
         for ((_, test), predicted) in self.parts.iter().zip(predicted) {
             for (&position, value) in test.iter().zip(predicted?) {
@@ -153,7 +149,7 @@ impl Folds {
         }
         let losses: Vec<f64> = estimator::log_losses(&eta, &self.won).collect();
         Ok(Judgement {
-            alpha,
+            step: place,
             loss: losses.iter().sum(),
             eta,
             losses,
@@ -213,15 +209,6 @@ impl Folds {
         let gain = 2.0 * (judged.loss - loss) / rows_per_deal;
         (calibration.slope > 0.0 && gain > CALIBRATION_GAIN_MIN).then_some(calibration)
     }
-
-    /// Predicted minus actual, and `p (1 - p)`, of predictions of all rows.
-    pub fn derivatives(eta: &[f64], won: &[bool]) -> (Vec<f64>, Vec<f64>) {
-        let rows = eta.iter().zip(won).map(|(&eta, &won)| {
-            let p = logistic(eta);
-            (p - f64::from(u8::from(won)), p * (1.0 - p))
-        });
-        rows.unzip()
-    }
 }
 
 /// One part to fit on and one to judge on, and where the last fit ended.
@@ -229,22 +216,25 @@ struct FoldFit {
     train: Design,
     train_won: Vec<bool>,
     test: Design,
+    /// Weights.
     start: Option<Vec<f64>>,
 }
 
 impl FoldFit {
-    /// Log-odds of the judged part by a fit under a penalty.
-    fn predict(&mut self, alpha: f64) -> Result<Vec<f64>> {
+    /// Log-odds of the judged part by a fit of this step.
+    fn predict(&mut self, step: &Step) -> Result<Vec<f64>> {
+        self.train.set_heights(&step.heights);
+        self.test.set_heights(&step.heights);
         let problem = Problem {
             design: &self.train,
             won: &self.train_won,
             weights: None,
-            alpha,
+            alpha: step.alpha,
         };
-        let fitted = estimator::search_only(problem, self.start.take())?;
-        let params = fitted.params();
+        let start = self.start.take().map(|weights| self.train.params(&weights));
+        let params = estimator::search_only(problem, start)?.params();
         let eta = self.test.linear_predictor(&params);
-        self.start = Some(params);
+        self.start = Some(self.train.weights(&params));
         Ok(eta)
     }
 }
