@@ -76,6 +76,15 @@ pub fn fit(problem: Problem, start: Option<Vec<f64>>) -> Result<Fitted> {
     }
 }
 
+/// Fits to the same optimum, without the confirmation.
+///
+/// # Errors
+/// As [`fit`].
+pub fn optimum(problem: Problem, start: Option<Vec<f64>>) -> Result<Fitted> {
+    let optimum = search(problem, start, GRADIENT_TOLERANCE, GRADIENT_TOLERANCE)?;
+    Ok(split(optimum, false))
+}
+
 /// Fits near enough to compare log losses, without the confirmation: for the many fits of a
 /// cross-validation.
 ///

@@ -22,6 +22,8 @@ const HALVINGS_MAX: usize = 40;
 const RIDGE: f64 = 1e-12;
 /// Width up to which a step is solved by factoring the Hessian.
 const FACTORED_WIDTH_MAX: usize = 300;
+/// How many times smaller a step must make the gradient for its factor to serve once more.
+const FACTOR_WORTH: f64 = 20.0;
 /// Products with the Hessian that one step may take.
 const PRODUCTS_MAX: usize = 500;
 
@@ -53,17 +55,21 @@ pub fn minimise(problem: Problem, start: Vec<f64>, tolerance: f64) -> Optimum {
     let mut loss = problem.objective(&eta, &params);
     let mut gradient = problem.gradient(&eta, &params);
     let mut largest = problem.largest(&gradient, &scales);
+    let is_factored = problem.design.width() <= FACTORED_WIDTH_MAX;
+    let mut factor = None;
     for _ in 0..STEPS_MAX {
         if largest <= tolerance {
             break;
         }
-        let curvature = problem.curvature(&eta);
-        let step = if problem.design.width() <= FACTORED_WIDTH_MAX {
-            problem.factored_step(&curvature, &gradient)
+        let step = if is_factored {
+            factor = factor.or_else(|| Factor::of(problem.hessian(&eta)));
+            factor
+                .as_ref()
+                .and_then(|factor| factored_step(factor, &gradient))
         } else {
             // Closer as the optimum nears, never closer than the search needs.
             let accuracy = largest.sqrt().min(0.1).max(0.1 * tolerance / largest);
-            Some(problem.conjugate_step(&curvature, &gradient, accuracy))
+            Some(problem.conjugate_step(&problem.curvature(&eta), &gradient, accuracy))
         };
         let found = step.and_then(|step| problem.line_search(&params, &eta, &step, loss));
         let Some(found) = found else {
@@ -71,7 +77,11 @@ pub fn minimise(problem: Problem, start: Vec<f64>, tolerance: f64) -> Optimum {
         };
         (params, eta, loss) = found;
         gradient = problem.gradient(&eta, &params);
-        largest = problem.largest(&gradient, &scales);
+        let before = std::mem::replace(&mut largest, problem.largest(&gradient, &scales));
+        // Near the optimum a factor serves for several steps, at a fraction of the cost of a new one.
+        if largest > before / FACTOR_WORTH {
+            factor = None;
+        }
     }
     Optimum {
         gradient_max: largest,
@@ -158,11 +168,7 @@ impl Problem<'_> {
 
     /// The Hessian at `eta`: `X' diag(v p (1 - p)) X + alpha I`, the intercept last and not penalised.
     pub fn hessian(&self, eta: &[f64]) -> Array2<f64> {
-        self.penalised_information(&self.curvature(eta))
-    }
-
-    fn penalised_information(&self, curvature: &[f64]) -> Array2<f64> {
-        let mut hessian = self.design.information(curvature);
+        let mut hessian = self.design.information(&self.curvature(eta));
         for column in 0..=self.design.width() {
             let diagonal = &mut hessian[(column, column)];
             *diagonal = (*diagonal + self.penalty(column)) * (1.0 + RIDGE) + f64::MIN_POSITIVE;
@@ -176,13 +182,6 @@ impl Problem<'_> {
         } else {
             0.0
         }
-    }
-
-    fn factored_step(&self, curvature: &[f64], gradient: &[f64]) -> Option<Vec<f64>> {
-        let factor = Factor::of(self.penalised_information(curvature))?;
-        let gradient = Array1::from(gradient.to_vec()).insert_axis(Axis(1));
-        let step: Vec<f64> = factor.solve(gradient).into_iter().collect();
-        step.iter().all(|s| s.is_finite()).then_some(step)
     }
 
     /// Solves `H step = gradient` by conjugate gradients, preconditioned by the diagonal, until the
@@ -260,6 +259,12 @@ impl Problem<'_> {
         }
         None
     }
+}
+
+fn factored_step(factor: &Factor, gradient: &[f64]) -> Option<Vec<f64>> {
+    let gradient = Array1::from(gradient.to_vec()).insert_axis(Axis(1));
+    let step: Vec<f64> = factor.solve(gradient).into_iter().collect();
+    step.iter().all(|s| s.is_finite()).then_some(step)
 }
 
 fn dot(a: &[f64], b: &[f64]) -> f64 {
