@@ -1,5 +1,6 @@
 //! How good the probabilities are, on real deals that the model has not seen.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use dealrank::book::{Book, BookSettings};
@@ -103,9 +104,9 @@ fn found(model: &Model, grade: FindingGrade) -> Vec<&str> {
 }
 
 /// Trains on a file as `dealrank train FILE` does: without a mapping file.
-fn train_unmapped(path: std::path::PathBuf, edit: impl Fn(&mut Mapping)) -> Model {
+fn train_unmapped(path: &Path, edit: impl Fn(&mut Mapping)) -> Model {
     let read = ReadOptions::new(Purpose::Train, now());
-    let mut mapping = read_deals(&[path.clone()], &read, &silent).unwrap().mapping;
+    let mut mapping = read_deals(&[path], &read, &silent).unwrap().mapping;
     edit(&mut mapping);
     let read = ReadOptions {
         mapping: Some(mapping),
@@ -120,7 +121,7 @@ fn x_education_without_a_mapping_loses_its_leak_and_names_the_suspects() {
     let Some(path) = shared("x_education/leads.csv") else {
         return;
     };
-    let model = train_unmapped(path.clone(), |_| ());
+    let model = train_unmapped(&path, |_| ());
     assert_eq!(found(&model, FindingGrade::LeftOut), ["Tags"]);
     assert_eq!(
         found(&model, FindingGrade::Suspect),
@@ -138,7 +139,7 @@ fn x_education_without_a_mapping_loses_its_leak_and_names_the_suspects() {
     assert!(model.columns.iter().all(|column| column.name != "Tags"));
     let tags = model.dropped.iter().find(|d| d.column == "Tags").unwrap();
     assert!(tags.reason.contains("AUC of 0.92"), "{}", tags.reason);
-    let kept = train_unmapped(path, |mapping| mapping.columns.keep = vec!["Tags".into()]);
+    let kept = train_unmapped(&path, |mapping| mapping.columns.keep = vec!["Tags".into()]);
     assert_eq!(found(&kept, FindingGrade::LeftOut), [""; 0]);
     assert!(found(&kept, FindingGrade::Suspect).contains(&"Tags"));
     assert!(kept.columns.iter().any(|column| column.name == "Tags"));
@@ -162,7 +163,7 @@ fn what_maven_knows_only_of_closed_deals_is_left_out() {
     let Some(path) = shared("maven_crm/sales_pipeline.csv") else {
         return;
     };
-    let model = train_unmapped(path.clone(), |_| ());
+    let model = train_unmapped(&path, |_| ());
     let late = ["close_date", "close_value"];
     assert_eq!(found(&model, FindingGrade::LeftOut), late);
     assert_eq!(found(&model, FindingGrade::Suspect), ["account"]);
@@ -174,10 +175,10 @@ fn what_maven_knows_only_of_closed_deals_is_left_out() {
     let evidence = &account.evidence;
     assert!(evidence.contains("68% of the 2089 deals"), "{evidence}");
     assert!(model.columns.iter().any(|column| column.name == "account"));
-    let as_attribute = train_unmapped(path.clone(), |mapping| mapping.deal.closed_at = None);
+    let as_attribute = train_unmapped(&path, |mapping| mapping.deal.closed_at = None);
     assert_eq!(found(&as_attribute, FindingGrade::LeftOut), late);
     // An amount that is known of won deals alone is none to learn from.
-    let as_amount = train_unmapped(path, |mapping| {
+    let as_amount = train_unmapped(&path, |mapping| {
         mapping.deal.amount = Some("close_value".into());
     });
     let left_out = ["amount", "close_date"];
