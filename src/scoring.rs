@@ -366,7 +366,7 @@ impl Scorer {
         }
         let where_to = pipeline.map_or("without a pipeline".into(), |p| format!("of `{p}`"));
         let detail = format!(
-            "the model has seen {won} won and {lost} lost deals {where_to}; below {HISTORY_MIN} of each, the probability is borrowed from the other pipelines"
+            "the model has seen {won} won and {lost} lost deals {where_to}; below {HISTORY_MIN} of each, the probability borrows from the whole"
         );
         warning(Some("pipeline"), detail)
     }
