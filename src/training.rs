@@ -24,7 +24,8 @@ use crate::ingest::mapping::ColumnType;
 use crate::learning::design::{Block, Design, NO_LEVEL};
 use crate::learning::estimator::{self, Fitted, Problem};
 use crate::model::{
-    Basis, Calibration, Covariance, Dropped, Finding, Form, Model, ModelParts, Report, Training, Tried,
+    Basis, Calibration, Covariance, Dropped, Finding, Form, Model, ModelParts, Report, Training,
+    Tried,
 };
 use crate::progress::{OnProgress, Progress};
 use crate::scoring::Scorer;
@@ -59,11 +60,8 @@ pub struct TrainOptions {
 /// `Unusable` when there are no closed deals, only wins, or only losses.
 pub fn train(deals: &[Deal], options: &TrainOptions, on_progress: OnProgress) -> Result<Model> {
     let history = History::of(deals, options.as_of)?;
-    let is_known = |deal: &&Deal| deal.created_at.is_none_or(|at| at <= options.as_of);
-    let open = deals.iter().filter(|deal| deal.is_open());
-    let open: Vec<&Deal> = open.filter(is_known).collect();
     on_progress(phase("looking for leaks", 0, 1));
-    let findings = leakage::inspect(&history, &open, options)?;
+    let findings = leakage::inspect(&history, deals, options)?;
     let (report, recipe) = report(&history, &findings, options, on_progress)?;
     fit(
         &history,

@@ -159,21 +159,23 @@ static AFTER_THE_FACT: [AfterTheFact; 49] = [
     whole(&["status"], STATUS),
 ];
 
-/// Looks at every column that may be learned from. `open` are the deals that are open now: the state
-/// in which a model meets them.
+/// Looks at every column that may be learned from. Of `deals` the open ones show what a deal looks like
+/// when a model meets it.
 ///
 /// # Errors
 /// When the mapping's zone is unknown.
 pub(super) fn inspect(
     history: &History,
-    open: &[&Deal],
+    deals: &[Deal],
     options: &TrainOptions,
 ) -> Result<Vec<Finding>> {
     let opening = |deal: &Deal| deal.created_at.or(deal.closed_at).unwrap_or(options.as_of);
     let closed: Vec<Snapshot> = (history.closed().iter())
         .map(|deal| Snapshot::at(deal, opening(deal)))
         .collect();
-    let open: Vec<Snapshot> = (open.iter())
+    let is_known = |deal: &&Deal| deal.created_at.is_none_or(|at| at <= options.as_of);
+    let open: Vec<Snapshot> = (deals.iter().filter(|deal| deal.is_open()))
+        .filter(is_known)
         .map(|deal| Snapshot::at(deal, options.as_of))
         .collect();
     let mut findings: Vec<Finding> = mapped_closing(&options.mapping).into_iter().collect();
