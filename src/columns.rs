@@ -29,6 +29,8 @@ const DIFFERING_ROWS_MIN: usize = 5;
 const LEVELS_MAX: usize = 300;
 /// Distinct texts above which "nearly every row has its own" can be said.
 const UNIQUE_TEXTS_MIN: usize = 20;
+/// Deals with a whole number of their own from which on that number is an id.
+const ID_DEALS_MIN: usize = 100;
 
 /// Where the values of a column come from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +40,17 @@ pub enum Source {
     Feature(String),
     /// An attribute of the company's own.
     Attribute(String),
+}
+
+impl Source {
+    /// The name of the column, unique in a model: an attribute with the name of a feature is told
+    /// apart from it.
+    pub fn column_name(&self) -> String {
+        match self {
+            Self::Attribute(name) if feature(name).is_some() => format!("attributes.{name}"),
+            Self::Feature(name) | Self::Attribute(name) => name.clone(),
+        }
+    }
 }
 
 /// A column of the model: where it reads, how, and what each value weighs.
@@ -417,6 +430,28 @@ impl ColumnReader {
         Self { holds, ..self }
     }
 
+    pub fn holds(&self) -> ColumnType {
+        self.holds
+    }
+
+    /// Whether there is a value, one that can be read or not.
+    pub fn is_given(&self, snapshot: &Snapshot, exchange: &Exchange) -> bool {
+        match &self.place {
+            Place::Feature(feature) => (feature.read)(snapshot, exchange) != Reading::Missing,
+            Place::Attribute(name) => self.text(snapshot.attribute(name)).is_some(),
+        }
+    }
+
+    /// The date in a column of dates, also one that was not known at the deal's creation.
+    pub fn date(&self, snapshot: &Snapshot) -> Option<Timestamp> {
+        match &self.place {
+            Place::Attribute(name) if self.holds == ColumnType::Date => {
+                self.times.parse(&self.text(snapshot.attribute(name))?)
+            }
+            _ => None,
+        }
+    }
+
     pub fn read<'a>(&'a self, snapshot: &Snapshot<'a>, exchange: &Exchange) -> Reading<'a> {
         match &self.place {
             Place::Feature(feature) => (feature.read)(snapshot, exchange),
@@ -554,9 +589,6 @@ fn fit_number(readings: &[Reading], deals: &[usize]) -> Result<NumberTreatment, 
             "the same number wherever it is not missing ({differing} rows differ)"
         ));
     }
-    if is_id(readings, deals) {
-        return Err("every deal has a whole number of its own: an id".into());
-    }
     let transform = choose_transform(&values, low);
     let transformed: Vec<f64> = values.iter().map(|v| transform.apply(*v)).collect();
     let (mean, deviation) = moments(&transformed);
@@ -600,21 +632,37 @@ fn commonest_count<T: std::hash::Hash + Eq>(values: impl Iterator<Item = T>) -> 
     counts.into_values().max().unwrap_or(0)
 }
 
-/// Whole numbers, none of them in two deals: a counter, not a measure. Few deals prove nothing.
-fn is_id(readings: &[Reading], deals: &[usize]) -> bool {
-    let mut owners = HashMap::new();
-    let is_own = readings
-        .iter()
-        .zip(deals)
-        .all(|(reading, deal)| match reading {
-            Reading::Number(v) => {
-                v.fract() == 0.0 && owners.entry(v.to_bits()).or_insert(*deal) == deal
+/// Why the readings of a column, one a deal, are an id or a name and tell nothing but deals apart.
+/// Whole numbers that no two deals share are a counter, not a measure; few deals prove nothing.
+pub fn id_reason(readings: &[&Reading]) -> Option<String> {
+    let (mut numbers, mut texts) = (HashSet::new(), HashSet::new());
+    let (mut numbers_given, mut texts_given) = (0, 0);
+    for reading in readings {
+        match reading {
+            Reading::Number(number) if number.fract() != 0.0 => return None,
+            Reading::Number(number) => {
+                numbers_given += 1;
+                numbers.insert(number.to_bits());
             }
-            _ => true,
-        });
-    // Of a number that moves while the deal is open, a deal has several.
-    let owning: HashSet<usize> = owners.values().copied().collect();
-    is_own && owners.len() >= 100 && owners.len() == owning.len()
+            Reading::Text(text) => {
+                texts_given += 1;
+                texts.insert(text.as_ref());
+            }
+            Reading::Missing | Reading::Unreadable(_) => {}
+        }
+    }
+    if numbers_given >= ID_DEALS_MIN && numbers.len() == numbers_given {
+        return Some(format!(
+            "{numbers_given} deals have a whole number each that no other has: an id"
+        ));
+    }
+    unique_texts_reason(texts.len(), texts_given)
+}
+
+fn unique_texts_reason(texts: usize, deals: usize) -> Option<String> {
+    (texts > UNIQUE_TEXTS_MIN && texts * 2 > deals).then(|| {
+        format!("{texts} different texts in {deals} deals: a name or an id, not a category")
+    })
 }
 
 /// The logarithm where it makes a lopsided column of positive numbers more even.
@@ -668,12 +716,8 @@ fn fit_category(readings: &[Reading], deals: &[usize]) -> Result<CategoryTreatme
     if present == 0 {
         return Err("no value in any row".into());
     }
-    if counts.len() > UNIQUE_TEXTS_MIN && counts.len() * 2 > deals_present.len() {
-        return Err(format!(
-            "{} different texts in {} deals: a name or an id, not a category",
-            counts.len(),
-            deals_present.len()
-        ));
+    if let Some(reason) = unique_texts_reason(counts.len(), deals_present.len()) {
+        return Err(reason);
     }
     let mut levels: Vec<(&str, LevelCount)> = counts.into_iter().collect();
     levels.sort_by(|a, b| {
@@ -691,11 +735,13 @@ fn fit_category(readings: &[Reading], deals: &[usize]) -> Result<CategoryTreatme
         .take(LEVELS_MAX)
         .take_while(|(_, count)| count.deals >= deals_min)
         .count();
+    // Rare levels of too few deals even together weigh nothing: one deal is no evidence.
+    let rare_deals: usize = levels[kept..].iter().map(|(_, count)| count.deals).sum();
     let rare_count: usize = levels[kept..].iter().map(|(_, count)| count.rows).sum();
     let kept_levels = levels[..kept].iter();
     Ok(CategoryTreatment {
         levels: kept_levels.map(|(v, n)| Level::new(v, n.rows)).collect(),
-        other: (rare_count > 0).then(|| Level::new("other", rare_count)),
+        other: (rare_deals >= deals_min).then(|| Level::new("other", rare_count)),
         missing: (missing_count >= MISSING_ROWS_MIN).then(|| Level::new("missing", missing_count)),
     })
 }
@@ -921,14 +967,22 @@ mod tests {
                 .unwrap_err()
                 .contains("100 different")
         );
-        let ids: Vec<f64> = (0..200).map(|i| f64::from(579_533 + i * 7)).collect();
-        assert!(
-            fit(ColumnType::Number, &numbers(&ids))
-                .unwrap_err()
-                .contains("an id")
-        );
         let none = fit(ColumnType::Number, &[Reading::Missing, Reading::Missing]);
         assert_eq!(none.unwrap_err(), "no value in any row");
+    }
+
+    #[test]
+    fn a_number_of_each_deals_own_is_an_id() {
+        let reason = |count: usize, number: &dyn Fn(usize) -> f64| {
+            let readings: Vec<f64> = (0..count).map(number).collect();
+            let readings = numbers(&readings);
+            id_reason(&readings.iter().collect::<Vec<_>>())
+        };
+        let is_id = |reason: Option<String>| reason.is_some_and(|r| r.ends_with("an id"));
+        assert!(is_id(reason(200, &|i| 579_533.0 + 7.0 * i as f64)));
+        assert_eq!(reason(200, &|i| (i / 2) as f64), None, "shared");
+        assert_eq!(reason(200, &|i| i as f64 + 0.5), None, "not whole");
+        assert_eq!(reason(50, &|i| i as f64), None, "few");
     }
 
     #[test]
@@ -941,13 +995,9 @@ mod tests {
             reason.contains("100 different texts in 100 deals"),
             "{reason}"
         );
-        let ids = (0..200).flat_map(|i| std::iter::repeat_n(f64::from(i * 7), 12));
-        let ids: Vec<Reading> = ids.map(Reading::Number).collect();
-        let reason = fit_deals(ColumnType::Number, &ids, 12).unwrap_err();
-        assert!(reason.contains("an id"), "{reason}");
         let levels = texts(&[("web", 600), ("event", 600), ("fax", 24)]);
         let column = fit_deals(ColumnType::Category, &levels, 12).unwrap();
-        assert_eq!(column.width(), 3, "two deals are few: web, event, other");
+        assert_eq!(column.width(), 2, "two deals are few, even as the rest");
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub struct Model {
     /// Of the log-odds; `None` where they are best as they are.
     pub calibration: Option<Calibration>,
     pub dropped: Vec<Dropped>,
+    /// Columns that seem to know how deals ended; those left out are in `dropped` too.
+    pub findings: Vec<Finding>,
     /// Missing tokens, aliases, types and column names, as given for training.
     pub mapping: Mapping,
     /// Rates for the amount as a feature. Expected values use the rates of the service.
@@ -74,6 +76,8 @@ pub struct Training {
     pub basis: Basis,
     /// How far the model bends, from cross-validation.
     pub form: Form,
+    /// The commonest first; empty where no deal names one.
+    pub pipelines: Vec<PipelineHistory>,
     /// Weight of half the squared norm against the summed log loss, from cross-validation. The norm is
     /// of weights in units of what the evidence expects of their column.
     pub alpha: f64,
@@ -94,6 +98,16 @@ pub struct Tried {
     pub cross_penalty: Option<f64>,
     /// Mean log loss on rows that the coefficients had not seen.
     pub log_loss: f64,
+}
+
+/// How many deals of a pipeline a model was learned from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PipelineHistory {
+    /// `None` for the deals without one.
+    pub pipeline: Option<String>,
+    pub won_deals: usize,
+    pub lost_deals: usize,
 }
 
 /// What the training rows are.
@@ -158,6 +172,50 @@ pub enum Form {
     Bands,
     /// Bands, and pairs of columns together.
     Crosses,
+}
+
+/// A column that seems to know how deals ended, and what makes it seem so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Finding {
+    pub column: String,
+    pub grade: FindingGrade,
+    /// The kind of the evidence; stable.
+    pub code: Clue,
+    /// The evidence with its numbers, and what to check of a column that is kept.
+    pub evidence: String,
+}
+
+/// What became of a column; the graver first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FindingGrade {
+    /// Not learned from.
+    LeftOut,
+    /// Learned from; to be checked.
+    Suspect,
+}
+
+/// Kinds of evidence; `training::leakage` has their rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Clue {
+    /// Mapped as the closing date.
+    ClosingDate,
+    /// Another value in every deal.
+    Id,
+    /// Dates after the creation or the closing.
+    LateDates,
+    /// Filled in closed deals only.
+    FilledAtClosing,
+    /// Filled much more or less often in closed deals than in open ones.
+    FilledUnlike,
+    /// Filled for one outcome only.
+    OneOutcome,
+    /// It alone tells won from lost deals.
+    AloneRanks,
+    /// Called like what CRMs fill in after the fact.
+    Name,
 }
 
 /// A factor `F` of the covariance `F F'` of the coefficients: one row for each, as 16-bit fractions of
@@ -278,6 +336,7 @@ pub struct ModelParts {
     pub crosses: Vec<Cross>,
     pub calibration: Option<Calibration>,
     pub dropped: Vec<Dropped>,
+    pub findings: Vec<Finding>,
     pub mapping: Mapping,
     pub exchange: Exchange,
     pub covariance: Covariance,
@@ -300,6 +359,7 @@ impl Model {
             crosses: parts.crosses,
             calibration: parts.calibration,
             dropped: parts.dropped,
+            findings: parts.findings,
             mapping: parts.mapping,
             exchange: parts.exchange,
             covariance: parts.covariance,

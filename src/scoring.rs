@@ -32,7 +32,8 @@ const TOGETHER_MIN: f64 = 0.0953;
 const CONTRIBUTION_UNIT: f64 = 1.0 / (1u64 << 40) as f64;
 /// Larger contributions would be nonsense, and would leave the exact range.
 const CONTRIBUTION_MAX: f64 = 50.0;
-/// Won and lost deals below which every score says `insufficient_history`.
+/// Won deals, and lost deals, that a model must have seen, and those of a pipeline. Below it scores
+/// say `insufficient_history`; below it in all, the fit is held closer to the base rate as well.
 pub const HISTORY_MIN: usize = 30;
 
 /// What a deal is worth at a moment, under one model, and why.
@@ -240,7 +241,7 @@ impl Scorer {
     pub fn score(&self, deal: &Deal, at: Timestamp) -> Score {
         let snapshot = Snapshot::at(deal, at);
         let (readings, encoded) = self.readings(&snapshot);
-        let mut warnings = self.history_warning();
+        let mut warnings: Vec<Warning> = self.history_warning(&snapshot).into_iter().collect();
         let mut contributions: Vec<Contribution> = Vec::with_capacity(encoded.len());
         // The deal's row in the design, uncentered as the covariance is; the intercept comes last.
         let (mut ones, mut numbers) = (vec![self.model.width()], Vec::new());
@@ -334,19 +335,40 @@ impl Scorer {
         }
     }
 
-    fn history_warning(&self) -> Vec<Warning> {
+    /// Too few deals of the past, in all or in the deal's pipeline.
+    fn history_warning(&self, snapshot: &Snapshot) -> Option<Warning> {
         let training = &self.model.training;
-        if training.won_deals.min(training.lost_deals) >= HISTORY_MIN {
-            return Vec::new();
-        }
-        vec![Warning {
-            code: "insufficient_history".into(),
-            field: None,
-            detail: format!(
+        let warning = |field: Option<&str>, detail: String| {
+            Some(Warning {
+                code: "insufficient_history".into(),
+                field: field.map(Into::into),
+                detail,
+            })
+        };
+        if training.won_deals.min(training.lost_deals) < HISTORY_MIN {
+            let detail = format!(
                 "the model has seen {} won and {} lost deals; below {HISTORY_MIN} of each, probabilities are little more than the base rate",
                 training.won_deals, training.lost_deals
-            ),
-        }]
+            );
+            return warning(None, detail);
+        }
+        if training.pipelines.is_empty() {
+            return None;
+        }
+        let pipeline = snapshot.pipeline().map(str::trim);
+        let known = training.pipelines.iter();
+        let known = known.filter(|known| known.pipeline.as_deref() == pipeline);
+        let (won, lost) = known.fold((0, 0), |(won, lost), known| {
+            (won + known.won_deals, lost + known.lost_deals)
+        });
+        if won.min(lost) >= HISTORY_MIN {
+            return None;
+        }
+        let where_to = pipeline.map_or("without a pipeline".into(), |p| format!("of `{p}`"));
+        let detail = format!(
+            "the model has seen {won} won and {lost} lost deals {where_to}; below {HISTORY_MIN} of each, the probability borrows from the whole"
+        );
+        warning(Some("pipeline"), detail)
     }
 
     /// Probability x amount in the base currency, to hundredths; `None` with a warning where there is

@@ -5,8 +5,10 @@
 
 pub mod challenge;
 mod choice;
+mod leakage;
 mod recipe;
 pub mod rows;
+mod scarcity;
 
 use std::collections::BTreeSet;
 
@@ -22,7 +24,9 @@ use crate::ingest::Mapping;
 use crate::ingest::mapping::ColumnType;
 use crate::learning::design::Design;
 use crate::learning::estimator::{self, Fitted, Problem};
-use crate::model::{Basis, Calibration, Covariance, Dropped, Model, ModelParts, Report, Training};
+use crate::model::{
+    Basis, Calibration, Covariance, Dropped, Finding, Model, ModelParts, Report, Training,
+};
 use crate::progress::{OnProgress, Progress};
 use crate::scoring::Scorer;
 use recipe::Recipe;
@@ -48,17 +52,20 @@ pub struct TrainOptions {
     pub exchange: Exchange,
 }
 
-/// Trains on the closed deals among `deals`; open ones are left out.
+/// Trains on the closed deals among `deals`. Open ones show what a deal looks like before it ends.
 ///
 /// # Errors
 /// `Unusable` when there are no closed deals, only wins, or only losses.
 pub fn train(deals: &[Deal], options: &TrainOptions, on_progress: OnProgress) -> Result<Model> {
     let history = History::of(deals, options.as_of)?;
-    let (report, recipe) = report(&history, options, on_progress)?;
+    on_progress(phase("looking for leaks", 0, 1));
+    let findings = leakage::inspect(&history, deals, options)?;
+    let (report, recipe) = report(&history, &findings, options, on_progress)?;
     fit(
         &history,
         &history.all_rows(),
         recipe,
+        &findings,
         options,
         report,
         on_progress,
@@ -113,6 +120,7 @@ fn win_probability(scorer: &Scorer, snapshot: &Snapshot) -> f64 {
 /// serves the fit on all deals.
 fn report(
     history: &History,
+    findings: &[Finding],
     options: &TrainOptions,
     on_progress: OnProgress,
 ) -> Result<(Report, Option<Recipe>)> {
@@ -139,7 +147,15 @@ fn report(
         held_out: None,
     };
     let train_rows = history.rows_of(&split.train);
-    let (model, recipe) = fit(history, &train_rows, None, options, unjudged, on_progress)?;
+    let (model, recipe) = fit(
+        history,
+        &train_rows,
+        None,
+        findings,
+        options,
+        unjudged,
+        on_progress,
+    )?;
     let scorer = Scorer::new(model.into(), options.exchange.clone().into())?;
     on_progress(phase("judging", 0, test_deals));
     let held_out = judge_rows(&scorer, history, &history.rows_of(&split.test));
@@ -164,6 +180,7 @@ fn fit(
     history: &History,
     picked: &[usize],
     recipe: Option<Recipe>,
+    findings: &[Finding],
     options: &TrainOptions,
     report: Report,
     on_progress: OnProgress,
@@ -176,12 +193,14 @@ fn fit(
         mut columns,
         dropped,
         design,
-    } = build_columns(history, &snapshots, &deals, options, on_progress)?;
+    } = build_columns(history, &snapshots, &deals, findings, options, on_progress)?;
     drop(snapshots);
     let recipe = match recipe {
         Some(recipe) => recipe,
         None => Recipe::choose(&columns, &design, &won, &deals, on_progress),
     };
+    let (won_deals, lost_deals) = history.outcomes(&deals);
+    let recipe = scarcity::restrained(recipe, won_deals, lost_deals);
     on_progress(phase("weighing columns", 0, 1));
     let (design, pairs) = recipe.design(&mut columns, design, &won, &deals)?;
     on_progress(phase("fitting", 0, 1));
@@ -191,7 +210,8 @@ fn fit(
         weights: None,
         alpha: recipe.alpha,
     };
-    let fitted = estimator::fit(problem, None)?;
+    let mut fitted = estimator::fit(problem, None)?;
+    fitted.intercept += scarcity::intercept_shift(won_deals, lost_deals);
     let covariance = covariance(problem, &fitted, &deals)?;
     let weights = design.weights(&fitted.coefficients);
     let mut rest = &weights[..];
@@ -216,6 +236,7 @@ fn fit(
         crosses,
         calibration: recipe.calibration,
         dropped,
+        findings: findings.to_vec(),
         mapping: options.mapping.clone(),
         exchange: options.exchange.clone(),
         covariance,
@@ -235,33 +256,21 @@ fn build_columns(
     history: &History,
     snapshots: &[Snapshot],
     deals: &[usize],
+    findings: &[Finding],
     options: &TrainOptions,
     on_progress: OnProgress,
 ) -> Result<Columns> {
-    let attributes = history.attribute_names();
-    let mut dropped = Vec::new();
-    let sources = sources(&attributes, history.basis, &options.mapping, &mut dropped);
+    let mut dropped = forbidden(history, &options.mapping);
+    dropped.extend(leakage::dropped(findings));
+    let mut sources = sources(history, &options.mapping);
+    sources.retain(|source| !leakage::leaves_out(findings, source));
     let (mut columns, mut blocks) = (Vec::new(), Vec::new());
     for (done, source) in sources.iter().enumerate() {
         on_progress(phase("reading columns", done, sources.len()));
-        let (name, is_feature) = match source {
-            Source::Feature(name) => (name.clone(), true),
-            Source::Attribute(name) if crate::features::feature(name).is_some() => {
-                (format!("attributes.{name}"), false)
-            }
-            Source::Attribute(name) => (name.clone(), false),
-        };
-        let reader = ColumnReader::new(source, ColumnType::Category, &options.mapping)?;
-        let given = match source {
-            Source::Attribute(name) => options.mapping.columns.types.get(name).copied(),
-            Source::Feature(_) => None,
-        };
-        let holds = if is_feature {
-            holds_of_feature(&reader, snapshots, &options.exchange)
-        } else {
-            given.unwrap_or_else(|| reader.discover(snapshots))
-        };
-        let reader = reader.holding(holds);
+        let name = source.column_name();
+        let is_feature = matches!(source, Source::Feature(_));
+        let reader = column_reader(source, snapshots, options)?;
+        let holds = reader.holds();
         let readings: Vec<Reading> = snapshots
             .iter()
             .map(|snapshot| reader.read(snapshot, &options.exchange))
@@ -294,35 +303,62 @@ fn build_columns(
 }
 
 /// The columns to look at: features that the rows allow, and attributes that may be used.
-fn sources(
-    attributes: &BTreeSet<&str>,
-    basis: Basis,
-    mapping: &Mapping,
-    dropped: &mut Vec<Dropped>,
-) -> Vec<Source> {
-    let mut sources: Vec<Source> = FEATURES
+fn sources(history: &History, mapping: &Mapping) -> Vec<Source> {
+    let features = FEATURES
         .iter()
-        .filter(|feature| basis == Basis::Landmarks || !feature.needs_history)
-        .map(|feature| Source::Feature(feature.name.into()))
+        .filter(|feature| history.basis == Basis::Landmarks || !feature.needs_history)
+        .map(|feature| Source::Feature(feature.name.into()));
+    let attributes = history
+        .attribute_names()
+        .into_iter()
+        .filter(|name| why_forbidden(name, mapping).is_none())
+        .map(|name| Source::Attribute(name.into()));
+    features.chain(attributes).collect()
+}
+
+/// Columns that the mapping forbids, those too that were not even read from the file.
+fn forbidden(history: &History, mapping: &Mapping) -> Vec<Dropped> {
+    let ignored = mapping.columns.ignore.iter().map(String::as_str);
+    let names: BTreeSet<&str> = history
+        .attribute_names()
+        .into_iter()
+        .chain(ignored)
         .collect();
-    for &name in attributes {
-        let is_in = |names: &[String]| names.iter().any(|n| n == name);
-        let reason = if is_in(&mapping.columns.protected) {
-            Some("protected: never a feature")
-        } else if is_in(&mapping.columns.ignore) {
-            Some("ignored by the mapping")
-        } else {
-            None
-        };
-        match reason {
-            Some(reason) => dropped.push(Dropped {
-                column: name.into(),
-                reason: reason.into(),
-            }),
-            None => sources.push(Source::Attribute(name.into())),
-        }
+    let dropped = names.into_iter().filter_map(|name| {
+        Some(Dropped {
+            column: name.into(),
+            reason: why_forbidden(name, mapping)?.into(),
+        })
+    });
+    dropped.collect()
+}
+
+fn why_forbidden(name: &str, mapping: &Mapping) -> Option<&'static str> {
+    let is_in = |names: &[String]| names.iter().any(|n| n == name);
+    if is_in(&mapping.columns.protected) {
+        Some("protected: never a feature")
+    } else if is_in(&mapping.columns.ignore) {
+        Some("ignored by the mapping")
+    } else {
+        None
     }
-    sources
+}
+
+/// A reader of the column that knows what it holds: as the mapping says, or found by looking.
+fn column_reader(
+    source: &Source,
+    snapshots: &[Snapshot],
+    options: &TrainOptions,
+) -> Result<ColumnReader> {
+    let reader = ColumnReader::new(source, ColumnType::Category, &options.mapping)?;
+    let holds = match source {
+        Source::Feature(_) => holds_of_feature(&reader, snapshots, &options.exchange),
+        Source::Attribute(name) => {
+            let given = options.mapping.columns.types.get(name).copied();
+            given.unwrap_or_else(|| reader.discover(snapshots))
+        }
+    };
+    Ok(reader.holding(holds))
 }
 
 /// Features are numbers or texts by their nature; the first value tells.
@@ -349,19 +385,21 @@ fn training_facts(
     fitted: &Fitted,
     options: &TrainOptions,
 ) -> Training {
-    let deals: BTreeSet<usize> = rows.iter().map(|row| row.deal).collect();
-    let won_deals = deals.iter().filter(|&&deal| history.is_won(deal)).count();
+    let mut deals: Vec<usize> = rows.iter().map(|row| row.deal).collect();
+    deals.dedup();
+    let (won_deals, lost_deals) = history.outcomes(&deals);
     let dates: Vec<Timestamp> = deals.iter().filter_map(|&d| history.dated(d)).collect();
     Training {
         deals: deals.len(),
         won_deals,
-        lost_deals: deals.len() - won_deals,
+        lost_deals,
         rows: rows.len(),
         base_rate: won.iter().filter(|w| **w).count() as f64 / won.len() as f64,
         from: dates.iter().min().copied(),
         to: dates.iter().max().copied(),
         as_of: options.as_of,
         basis: history.basis,
+        pipelines: scarcity::pipelines(history, &deals),
         form: recipe.form(),
         alpha: recipe.alpha,
         cross_penalty: recipe.cross_penalty(),
@@ -532,6 +570,7 @@ mod tests {
                 crosses: model.crosses,
                 calibration: model.calibration,
                 dropped: model.dropped,
+                findings: model.findings,
                 mapping: model.mapping,
                 exchange: model.exchange,
                 covariance: model.covariance,
@@ -581,7 +620,7 @@ mod tests {
         let deals: Vec<Deal> = (0..400)
             .map(|i| {
                 let source = ["web", "event", "partner"][i % 3];
-                let size = (i % 50).to_string();
+                let size = (i / 8).to_string();
                 let outcome = if (i * 7) % 10 < 3 + i % 3 {
                     Outcome::Won
                 } else {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::columns::{Column, Treatment};
 use crate::evaluation::Evaluation;
-use crate::model::{Basis, Model};
+use crate::model::{Basis, FindingGrade, Model};
 
 /// Columns shown, the weightiest first.
 const COLUMNS_SHOWN_MAX: usize = 12;
@@ -51,6 +51,18 @@ pub fn of_model(model: &Model) -> String {
         let _ = writeln!(text, "\nleft out:");
         for dropped in &model.dropped {
             let _ = writeln!(text, "  {}: {}", dropped.column, dropped.reason);
+        }
+    }
+    let suspects = || {
+        model
+            .findings
+            .iter()
+            .filter(|f| f.grade == FindingGrade::Suspect)
+    };
+    if suspects().next().is_some() {
+        let _ = writeln!(text, "\nkept, but suspected of knowing how deals ended:");
+        for finding in suspects() {
+            let _ = writeln!(text, "  {}: {}", finding.column, finding.evidence);
         }
     }
     let _ = writeln!(text, "\n{}", model.report.split);
@@ -123,6 +135,7 @@ pub fn json_of_model(model: &Model) -> String {
         "training": model.training,
         "report": model.report,
         "dropped": model.dropped,
+        "findings": model.findings,
     });
     format!("{json:#}\n")
 }

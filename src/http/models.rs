@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::book::Shadow;
 use crate::error::{Error, Result};
 use crate::jobs::{Task, TrainRequest};
-use crate::model::{Dropped, Model, Report, Training};
+use crate::model::{Dropped, Finding, Model, Report, Training};
 use crate::store::{Activation, ModelSummary};
 use crate::training::challenge::Challenge;
 
@@ -92,6 +92,9 @@ pub(super) struct ModelDetail {
     /// Columns that were left out, and why.
     #[schema(value_type = Vec<Object>)]
     dropped: Vec<Dropped>,
+    /// Columns that seem to know how deals ended, `left_out` or `suspect`, with the evidence.
+    #[schema(value_type = Vec<Object>)]
+    findings: Vec<Finding>,
 }
 
 /// The report that is in the model, and what was found out since.
@@ -168,6 +171,7 @@ pub async fn read(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, 
         trained_at: model.trained_at.to_string(),
         training: model.training,
         dropped: model.dropped,
+        findings: model.findings,
     }))
 }
 

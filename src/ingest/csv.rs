@@ -596,6 +596,7 @@ impl Finder<'_> {
             .types
             .keys()
             .chain(&mapping.columns.actionable)
+            .chain(&mapping.columns.keep)
             .chain(&mapping.columns.protected)
             .chain(mapping.missing.columns.keys())
             .chain(mapping.aliases.keys())

@@ -27,9 +27,6 @@ const LABELS_MAX: usize = 40;
 const SAMPLE_MAX: u64 = 1_000;
 /// Rows kept whole, to compare columns with each other.
 const ROWS_KEPT_MAX: usize = 1_000;
-/// Filled cells to be expected among open rows, from the closed ones, before their absence means
-/// something: by chance it has a probability of about exp(-10).
-const FILLED_EXPECTED_MIN: f64 = 10.0;
 /// Share of values that must be readable for a name to be believed.
 const READABLE_MIN: f64 = 0.95;
 /// Share of rows from which on a word for "not known" is worth a line.
@@ -384,7 +381,6 @@ pub fn guess(profile: &Profile) -> Guess {
     guesser.outcome();
     guesser.fields();
     guesser.shared_close_column();
-    guesser.filled_at_closing();
     guesser.other_ids();
     guesser.suspects();
     Guess {
@@ -650,36 +646,6 @@ impl<'a> Guesser<'a> {
         }
     }
 
-    /// Columns that are blank while a deal is open and filled once it is closed: they tell how deals
-    /// ended, and what is learned from them says nothing of open deals.
-    fn filled_at_closing(&mut self) {
-        let (open, closed) = self.open_and_closed();
-        if closed.is_empty() {
-            return;
-        }
-        for column in &self.profile.columns {
-            let filled = |rows: &[&StringRecord]| {
-                rows.iter()
-                    .filter(|row| !column.cell(row).is_empty())
-                    .count()
-            };
-            let expected = filled(&closed) as f64 * open.len() as f64 / closed.len() as f64;
-            let is_late = filled(&open) == 0 && expected >= FILLED_EXPECTED_MIN;
-            let is_mapped = self
-                .mapping
-                .deal
-                .named()
-                .any(|(_, taken)| taken == column.name);
-            if is_late && !is_mapped {
-                self.lines.push(format!(
-                    "`{}` is ignored: it is only filled once a deal is closed",
-                    column.name
-                ));
-                self.mapping.columns.ignore.push(column.name.clone());
-            }
-        }
-    }
-
     /// The rows kept, by whether their deal is open.
     fn open_and_closed(&self) -> (Vec<&'a StringRecord>, Vec<&'a StringRecord>) {
         let find =
@@ -896,15 +862,6 @@ mod tests {
                 .iter()
                 .any(|line| line.contains("26-02-2018 19:58") && line.contains("[time]"))
         );
-    }
-
-    #[test]
-    fn a_column_that_is_filled_at_closing_is_ignored() {
-        let rows: String = (0..20)
-            .map(|n| format!("\n{n},Won,5,,\n{n}o,Demo,,x,\n{n}l,Lost,0,y,price"))
-            .collect();
-        let guess = guessed(&format!("id,stage,close_value,note,loss_reason{rows}"));
-        assert_eq!(guess.mapping.columns.ignore, ["close_value", "loss_reason"]);
     }
 
     #[test]

@@ -176,6 +176,9 @@ impl Default for MissingTokens {
 pub struct ColumnRules {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ignore: Vec<String>,
+    /// Learned from also where they seem to know how deals ended.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keep: Vec<String>,
     #[serde(rename = "type", skip_serializing_if = "BTreeMap::is_empty")]
     pub types: BTreeMap<String, ColumnType>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -494,6 +497,18 @@ impl Mapping {
                 errors.push(FieldError::new(format!("deal.{field}"), reason));
             }
         }
+        for column in &self.columns.keep {
+            let protected = self.columns.protected.contains(column);
+            for (list, is_in) in [
+                ("ignore", ignored.contains(column.as_str())),
+                ("protected", protected),
+            ] {
+                if is_in {
+                    let reason = format!("`{column}` is also in `columns.{list}`");
+                    errors.push(FieldError::new("columns.keep", reason));
+                }
+            }
+        }
         for (index, join) in self.join.iter().enumerate() {
             for (key, value) in [
                 ("file", &join.file),
@@ -594,6 +609,7 @@ tokens = ["", "Select"]
 columns = { Country = ["", "unknown"] }
 [columns]
 ignore = ["Tags", "Lead Quality"]
+keep = ["Probability"]
 type = { "Postal code" = "category" }
 actionable = ["Discount"]
 protected = ["Gender"]
@@ -696,6 +712,12 @@ is = "activity"
         assert_eq!(
             errors("[deal]\nid = \"a\"\n[columns]\nignore = [\"a\"]"),
             ["deal.id"]
+        );
+        assert_eq!(
+            errors(
+                "[columns]\nkeep = [\"a\", \"b\", \"c\"]\nignore = [\"a\"]\nprotected = [\"c\"]"
+            ),
+            ["columns.keep", "columns.keep"]
         );
         assert_eq!(
             errors("[events]\nat = \"t\"\n[[events.rule]]\nkind = \"*\"\nis = \"field\""),

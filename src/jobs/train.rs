@@ -68,8 +68,8 @@ pub async fn train(
         exchange: book.exchange().as_ref().clone(),
     };
     let on_progress = Arc::new(on_progress);
-    let deals = closed_deals(book, request.closed_since, &*on_progress).await?;
-    let deals_count = deals.len();
+    let deals = read_deals(book, request.closed_since, &*on_progress).await?;
+    let deals_count = deals.iter().filter(|deal| !deal.is_open()).count();
     let listener = Arc::clone(&on_progress);
     let champion = book.scorer();
     let learn = move || learn(&deals, champion.as_ref(), &options, &*listener);
@@ -116,20 +116,19 @@ fn learn(
     Ok((model, challenge))
 }
 
-async fn closed_deals(
+/// The open deals and the closed ones that are wanted.
+async fn read_deals(
     book: &Book,
     closed_since: Option<Timestamp>,
     on_progress: OnProgress<'_>,
 ) -> Result<Vec<Deal>> {
     let store = book.store();
-    let total = store.count_deals(Which::Closed).await?;
+    let total = store.count_deals(Which::All).await?;
     let mut deals: Vec<Deal> = Vec::new();
     let mut after = None;
     let mut done = 0;
     loop {
-        let page = store
-            .deals(Which::Closed, after.as_ref(), PAGE_DEALS)
-            .await?;
+        let page = store.deals(Which::All, after.as_ref(), PAGE_DEALS).await?;
         let Some(last) = page.last() else {
             return Ok(deals);
         };
@@ -139,7 +138,7 @@ async fn closed_deals(
         on_progress(Progress { phase, done, total });
         let is_wanted = |deal: &Deal| match (closed_since, deal.closed_at) {
             (Some(since), Some(closed_at)) => closed_at >= since,
-            (Some(_), None) => false,
+            (Some(_), None) => deal.is_open(),
             (None, _) => true,
         };
         deals.extend(page.into_iter().map(|stored| stored.deal).filter(is_wanted));

@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::rows::History;
-use super::{HELD_OUT_MIN, SEED, TrainOptions, fit, win_probability};
+use super::{HELD_OUT_MIN, SEED, TrainOptions, fit, leakage, win_probability};
 use crate::domain::Deal;
 use crate::error::{Error, Result};
 use crate::evaluation::log_loss;
@@ -156,7 +156,16 @@ fn fit_as_of(
         as_of: cut,
         ..options.clone()
     };
-    let (model, _) = fit(&known, &rows, None, &options, report, on_progress)?;
+    let findings = leakage::inspect(&known, deals, &options)?;
+    let (model, _) = fit(
+        &known,
+        &rows,
+        None,
+        &findings,
+        &options,
+        report,
+        on_progress,
+    )?;
     Ok(model)
 }
 

@@ -134,6 +134,16 @@ impl Recipe {
         }
     }
 
+    /// Lines under one strong penalty, and no calibration: for too few deals to choose by.
+    pub fn plain(self) -> Self {
+        Self {
+            alpha: ALPHA_UNCHOSEN,
+            calibration: None,
+            bends: Bends::Unchosen,
+            ..self
+        }
+    }
+
     pub fn form(&self) -> Form {
         match self.bends {
             Bends::Unchosen | Bends::Lines => Form::Lines,

@@ -139,8 +139,21 @@ impl<'a> History<'a> {
         Snapshot::at(self.closed[row.deal], row.at)
     }
 
+    /// The deals that rows point to.
+    pub fn closed(&self) -> &[&'a Deal] {
+        &self.closed
+    }
+
     pub fn is_won(&self, deal: usize) -> bool {
         self.closed[deal].outcome == Outcome::Won
+    }
+
+    /// How many of the deals were won and lost. The rows of a deal stand together, and a deal named
+    /// several times in a row counts once.
+    pub fn outcomes(&self, deals: &[usize]) -> (usize, usize) {
+        let firsts = deals.chunk_by(|a, b| a == b).map(|same| same[0]);
+        let (won, lost): (Vec<usize>, Vec<usize>) = firsts.partition(|&deal| self.is_won(deal));
+        (won.len(), lost.len())
     }
 
     /// The deal's creation, or its closing where creations are unknown.

@@ -576,7 +576,8 @@ fn maven_deals_take_their_amount_from_the_list_price() {
     let guessed = read_deals(&[path], &ReadOptions::new(Purpose::Train, now()), &silent).unwrap();
     assert_eq!(guessed.mapping.deal.outcome.as_deref(), Some("deal_stage"));
     assert_eq!(count(&guessed.deals, Outcome::Open), 2_089);
-    assert_eq!(guessed.mapping.columns.ignore, ["close_value"]);
+    let closed_at = guessed.mapping.deal.closed_at.as_deref();
+    assert_eq!(closed_at, Some("close_date"));
 }
 
 #[test]

@@ -185,6 +185,8 @@ async fn a_second_model_is_a_candidate_until_it_is_activated() {
         .await
         .ok(200);
     assert_eq!(model["version"], second);
+    assert!(detail["findings"].is_array(), "{detail}");
+    assert_eq!(detail["findings"], model["findings"]);
     for format in ["sql", "onnx"] {
         let answer = service
             .get(&format!("/v1/models/{second}/export?format={format}"))

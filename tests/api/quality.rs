@@ -1,13 +1,14 @@
 //! How good the probabilities are, on real deals that the model has not seen.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use dealrank::book::{Book, BookSettings};
 use dealrank::config::Config;
 use dealrank::domain::{Deal, Exchange, Outcome};
 use dealrank::evaluation::Evaluation;
-use dealrank::ingest::{Purpose, ReadOptions, read_deals};
-use dealrank::model::{Basis, Model};
+use dealrank::ingest::{Mapping, Purpose, ReadOptions, read_deals};
+use dealrank::model::{Basis, FindingGrade, Model};
 use dealrank::progress::silent;
 use dealrank::ranking::{Accelerator, RankingQuery};
 use dealrank::scoring::Scorer;
@@ -94,6 +95,97 @@ fn maven_shows_no_skill_and_the_report_says_so() {
     );
 }
 
+/// The columns of a grade, in the order of their names.
+fn found(model: &Model, grade: FindingGrade) -> Vec<&str> {
+    let findings = model.findings.iter().filter(|f| f.grade == grade);
+    let mut names: Vec<&str> = findings.map(|f| f.column.as_str()).collect();
+    names.sort_unstable();
+    names
+}
+
+/// Trains on a file as `dealrank train FILE` does: without a mapping file.
+fn train_unmapped(path: &Path, edit: impl Fn(&mut Mapping)) -> Model {
+    let read = ReadOptions::new(Purpose::Train, now());
+    let mut mapping = read_deals(&[path], &read, &silent).unwrap().mapping;
+    edit(&mut mapping);
+    let read = ReadOptions {
+        mapping: Some(mapping),
+        ..read
+    };
+    let read = read_deals(&[path], &read, &silent).unwrap();
+    train(&read.deals, &options(read.mapping, now(), "USD"), &silent).unwrap()
+}
+
+#[test]
+fn x_education_without_a_mapping_loses_its_leak_and_names_the_suspects() {
+    let Some(path) = shared("x_education/leads.csv") else {
+        return;
+    };
+    let model = train_unmapped(&path, |_| ());
+    assert_eq!(found(&model, FindingGrade::LeftOut), ["Tags"]);
+    assert_eq!(
+        found(&model, FindingGrade::Suspect),
+        [
+            "Asymmetrique Activity Index",
+            "Asymmetrique Activity Score",
+            "Asymmetrique Profile Index",
+            "Asymmetrique Profile Score",
+            "Last Activity",
+            "Last Notable Activity",
+            "Lead Profile",
+            "Lead Quality",
+        ]
+    );
+    assert!(model.columns.iter().all(|column| column.name != "Tags"));
+    let tags = model.dropped.iter().find(|d| d.column == "Tags").unwrap();
+    assert!(tags.reason.contains("AUC of 0.92"), "{}", tags.reason);
+    let kept = train_unmapped(&path, |mapping| mapping.columns.keep = vec!["Tags".into()]);
+    assert_eq!(found(&kept, FindingGrade::LeftOut), [""; 0]);
+    assert!(found(&kept, FindingGrade::Suspect).contains(&"Tags"));
+    assert!(kept.columns.iter().any(|column| column.name == "Tags"));
+}
+
+/// With the project's mapping the doubtful columns are ignored; the rest has nothing to hide.
+#[test]
+fn the_honest_columns_of_x_education_raise_no_alarm() {
+    let Some(path) = shared("x_education/leads.csv") else {
+        return;
+    };
+    let read = shared_options(Purpose::Train, "x_education.toml");
+    let read = read_deals(&[path], &read, &silent).unwrap();
+    let model = train(&read.deals, &options(read.mapping, now(), "USD"), &silent).unwrap();
+    assert_eq!(model.findings, []);
+    assert!(model.dropped.iter().any(|d| d.column == "Tags"));
+}
+
+#[test]
+fn what_maven_knows_only_of_closed_deals_is_left_out() {
+    let Some(path) = shared("maven_crm/sales_pipeline.csv") else {
+        return;
+    };
+    let model = train_unmapped(&path, |_| ());
+    let late = ["close_date", "close_value"];
+    assert_eq!(found(&model, FindingGrade::LeftOut), late);
+    assert_eq!(found(&model, FindingGrade::Suspect), ["account"]);
+    let account = model
+        .findings
+        .iter()
+        .find(|f| f.column == "account")
+        .unwrap();
+    let evidence = &account.evidence;
+    assert!(evidence.contains("68% of the 2089 deals"), "{evidence}");
+    assert!(model.columns.iter().any(|column| column.name == "account"));
+    let as_attribute = train_unmapped(&path, |mapping| mapping.deal.closed_at = None);
+    assert_eq!(found(&as_attribute, FindingGrade::LeftOut), late);
+    // An amount that is known of won deals alone is none to learn from.
+    let as_amount = train_unmapped(&path, |mapping| {
+        mapping.deal.amount = Some("close_value".into());
+    });
+    let left_out = ["amount", "close_date"];
+    assert_eq!(found(&as_amount, FindingGrade::LeftOut), left_out);
+    assert!(!as_amount.report.held_out.unwrap().has_skill);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn maven_open_deals_are_scored_and_every_queue_is_in_order() {
     let Some(read) = maven(Purpose::Import) else {
@@ -163,6 +255,11 @@ fn loan_applications_are_predicted_from_their_events() {
     let model = train(&read.deals, &options(read.mapping, cut, "EUR"), &silent).unwrap();
     assert_eq!(model.training.basis, Basis::Landmarks);
     let scorer = Scorer::new(model.into(), exchange("EUR").into()).unwrap();
+    let findings = &scorer.model().findings;
+    assert!(
+        findings.iter().all(|f| f.column == "closed_at"),
+        "{findings:?}"
+    );
     let e = evaluate_at(&scorer, &read.deals, cut).unwrap().unwrap();
     assert_eq!(e.deals, 667);
     assert!(e.auc.unwrap() > 0.74, "{e:?}");

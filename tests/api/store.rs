@@ -9,6 +9,7 @@ use dealrank::domain::deal::Event;
 use dealrank::domain::{Activity, AttributeValue, Deal, FieldChange, Outcome};
 use dealrank::error::Error;
 use dealrank::jobs::{ImportTask, TrainRequest};
+use dealrank::model::{Clue, FindingGrade};
 use dealrank::progress::{Progress, silent};
 use dealrank::ranking::{Accelerator, RankingQuery, RankingRow, Sort};
 use dealrank::scoring::Grade;
@@ -891,4 +892,33 @@ async fn a_training_finds_the_mapping_of_the_latest_import_however_long_ago() {
     let model = world.book.scorer_of(&trained.model_version).await.unwrap();
     let protected = model.model().dropped.iter().find(|d| d.column == "source");
     assert!(protected.unwrap().reason.contains("protected"));
+}
+
+/// What deals look like before they end is seen on the open ones.
+#[tokio::test]
+async fn a_training_on_the_store_leaves_out_what_only_closed_deals_have() {
+    let world = World::with(Vec::new()).await;
+    let mut deals = closed_deals(32, 200);
+    for (index, deal) in deals.iter_mut().enumerate() {
+        let contract = AttributeValue::Text(["a", "b", "c"][index % 3].into());
+        deal.attributes.insert("contract".into(), contract);
+    }
+    let mut rng = rng(33);
+    deals.extend((0..40).map(|index| open_deal(&mut rng, &format!("open {index}"))));
+    world.book.import(deals, now()).await.unwrap();
+    let trained = dealrank::jobs::train(&world.book, TrainRequest::default(), |_| {})
+        .await
+        .unwrap();
+    assert_eq!(trained.deals, 200, "the open ones are not learned from");
+    let scorer = world.book.scorer_of(&trained.model_version).await.unwrap();
+    let findings = &scorer.model().findings;
+    let contract = findings.iter().find(|f| f.column == "contract").unwrap();
+    assert_eq!(contract.grade, FindingGrade::LeftOut);
+    assert_eq!(contract.code, Clue::FilledAtClosing);
+    assert!(
+        contract.evidence.contains("0% of the 40 deals"),
+        "{contract:?}"
+    );
+    let mut dropped = scorer.model().dropped.iter();
+    assert!(dropped.any(|d| d.column == "contract"));
 }
