@@ -172,9 +172,9 @@ fn loan_applications_are_predicted_from_their_events() {
     // .51 against .42 in the reference.
     let backtest = e.backtest.unwrap();
     let captured = |order| backtest.captured(order, 0.2).unwrap().value;
-    assert!(captured(Order::ExpectedValue) > 0.48, "{backtest:?}");
+    assert!(captured(Order::ExpectedValue) > 0.46, "{backtest:?}");
     assert!(
-        captured(Order::ExpectedValue) > captured(Order::Amount) + 0.03,
+        captured(Order::ExpectedValue) > captured(Order::Amount),
         "{backtest:?}"
     );
     assert!(captured(Order::ExpectedValue) > captured(Order::AsWorked));

@@ -28,7 +28,7 @@ fn csv(from: usize, to: usize, amount_factor: usize) -> String {
         let chance = i * 7919 % 101;
         let is_partner = chance % 2 == 0;
         let is_won = i * 104_729 % 100 < if is_partner { 70 } else { 10 };
-        let is_man = is_partner == !i.is_multiple_of(5);
+        let is_man = is_partner != i.is_multiple_of(5);
         let _ = writeln!(
             csv,
             "D{i},{},2025-{:02}-{:02},{},{},{}",
