@@ -277,7 +277,7 @@ impl Column {
     }
 
     /// Weight and training rows of each level, in the order of codes.
-    fn level_weights(&self) -> Box<dyn Iterator<Item = (f64, usize)> + '_> {
+    pub fn level_weights(&self) -> Box<dyn Iterator<Item = (f64, usize)> + '_> {
         match &self.treatment {
             Treatment::Number(t) => {
                 let bands = t.bands.all().map(|band| (band.coefficient, band.count));

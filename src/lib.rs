@@ -6,9 +6,11 @@
 //! - [`store`], [`ranking`], [`book`]: what is kept, in which order, and how a write goes through.
 //! - [`app`], [`http`], [`jobs`]: the service. [`config`], [`telemetry`]: its settings, logs, metrics.
 //! - [`training`], [`model`], [`scoring`]: deals to a model, a model and a deal to a score. Pure.
+//! - [`evaluation`], [`baseline`], [`report`]: how good a model is, and how far deals have moved. Pure.
 //! - [`simulate`]: a pipeline with known true probabilities, for demos and tests.
 
 pub mod app;
+pub mod baseline;
 pub mod book;
 pub mod cli;
 pub mod columns;
@@ -25,6 +27,7 @@ pub mod learning;
 pub mod model;
 pub mod progress;
 pub mod ranking;
+pub mod report;
 pub mod scoring;
 pub mod simulate;
 pub mod store;

@@ -7,6 +7,7 @@ use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::baseline::Baseline;
 use crate::columns::Column;
 use crate::crosses::Cross;
 use crate::domain::{Exchange, Probability};
@@ -36,6 +37,8 @@ pub struct Model {
     pub trained_at: Timestamp,
     pub training: Training,
     pub report: Report,
+    /// The training rows in outline, for drift from them.
+    pub baseline: Baseline,
     /// Lower bounds of the grades A, B and C: quartiles of the training rows' probabilities.
     pub grades: [Probability; 3],
     /// Log-odds of the average deal: the coefficient of the intercept plus all centers.
@@ -330,6 +333,7 @@ pub struct ModelParts {
     pub trained_at: Timestamp,
     pub training: Training,
     pub report: Report,
+    pub baseline: Baseline,
     pub grades: [Probability; 3],
     pub intercept: f64,
     pub columns: Vec<Column>,
@@ -353,6 +357,7 @@ impl Model {
             trained_at: parts.trained_at,
             training: parts.training,
             report: parts.report,
+            baseline: parts.baseline,
             grades: parts.grades,
             intercept: parts.intercept,
             columns: parts.columns,

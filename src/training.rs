@@ -5,6 +5,7 @@
 
 pub mod challenge;
 mod choice;
+mod judging;
 mod leakage;
 mod recipe;
 pub mod rows;
@@ -14,11 +15,13 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
+use crate::baseline::{self, Baseline, Reads, Scored};
 use crate::columns::{Column, ColumnReader, Encoder, Source};
 use crate::crosses::LevelCodes;
+use crate::domain::probability::logistic;
 use crate::domain::{Deal, Exchange, LogOdds, Probability, Snapshot};
 use crate::error::{Error, Result};
-use crate::evaluation::{Evaluation, Judged, evaluate as judge};
+use crate::evaluation::Evaluation;
 use crate::features::{FEATURES, Reading};
 use crate::ingest::Mapping;
 use crate::ingest::mapping::ColumnType;
@@ -29,6 +32,7 @@ use crate::model::{
 };
 use crate::progress::{OnProgress, Progress};
 use crate::scoring::Scorer;
+use judging::judge;
 use recipe::Recipe;
 use rows::{History, Row};
 
@@ -81,7 +85,7 @@ pub fn train(deals: &[Deal], options: &TrainOptions, on_progress: OnProgress) ->
 pub fn evaluate(scorer: &Scorer, deals: &[Deal], as_of: Timestamp) -> Result<Option<Evaluation>> {
     let basis = scorer.model().training.basis;
     let history = History::with_basis(deals, as_of, basis)?;
-    Ok(judge_rows(scorer, &history, &history.all_rows()))
+    judge(scorer, &history, &history.all_rows(), SEED)
 }
 
 /// Judges a model on the deals that were open at a moment and closed later: what a ranking on that
@@ -91,23 +95,7 @@ pub fn evaluate(scorer: &Scorer, deals: &[Deal], as_of: Timestamp) -> Result<Opt
 /// `Unusable` when there are no such deals.
 pub fn evaluate_at(scorer: &Scorer, deals: &[Deal], at: Timestamp) -> Result<Option<Evaluation>> {
     let history = History::open_at(deals, at, scorer.model().training.basis)?;
-    Ok(judge_rows(scorer, &history, &history.all_rows()))
-}
-
-/// Judges by the picked rows, against the base rate that the model was trained on.
-fn judge_rows(scorer: &Scorer, history: &History, picked: &[usize]) -> Option<Evaluation> {
-    let judged: Vec<Judged> = picked
-        .iter()
-        .map(|&index| {
-            let row = &history.rows[index];
-            Judged {
-                probability: win_probability(scorer, &history.snapshot(row)),
-                won: row.won,
-                deal: row.deal,
-            }
-        })
-        .collect();
-    judge(&judged, scorer.model().training.base_rate, SEED)
+    judge(scorer, &history, &history.all_rows(), SEED)
 }
 
 /// The calibrated probability of a snapshot, without reasons: that of [`Scorer::score`].
@@ -158,7 +146,7 @@ fn report(
     )?;
     let scorer = Scorer::new(model.into(), options.exchange.clone().into())?;
     on_progress(phase("judging", 0, test_deals));
-    let held_out = judge_rows(&scorer, history, &history.rows_of(&split.test));
+    let held_out = judge(&scorer, history, &history.rows_of(&split.test), SEED)?;
     let report = Report {
         split: split.how,
         train_deals,
@@ -226,11 +214,15 @@ fn fit(
         .iter_mut()
         .map(|column| column.centered(rows.len()))
         .sum();
+    let calibration = recipe.calibration.unwrap_or(Calibration::IDENTITY);
+    let mut eta = design.linear_predictor(&fitted.params());
+    eta.iter_mut().for_each(|x| *x = calibration.apply(*x));
     let parts = ModelParts {
         trained_at: options.trained_at,
-        grades: grades(&design, &fitted, recipe.calibration)?,
         training: training_facts(history, &rows, &won, &recipe, &fitted, options),
         report,
+        baseline: baseline(history, &rows, &columns, &eta, options)?,
+        grades: grades(eta)?,
         intercept: fitted.intercept + centers,
         columns,
         crosses,
@@ -420,17 +412,33 @@ fn covariance(problem: Problem, fitted: &Fitted, deals: &[usize]) -> Result<Cova
     Ok(Covariance::new(weighed))
 }
 
+/// The training rows in outline; `eta` are their calibrated log-odds.
+fn baseline(
+    history: &History,
+    rows: &[&Row],
+    columns: &[Column],
+    eta: &[f64],
+    options: &TrainOptions,
+) -> Result<Baseline> {
+    let deals: BTreeSet<usize> = rows.iter().map(|row| row.deal).collect();
+    let picked: Vec<usize> = baseline::spread(rows.len()).collect();
+    let snapshots: Vec<Snapshot> = picked.iter().map(|&i| history.snapshot(rows[i])).collect();
+    let probabilities: Vec<f64> = picked.iter().map(|&i| logistic(eta[i])).collect();
+    let won: Vec<bool> = picked.iter().map(|&i| rows[i].won).collect();
+    let scored = Scored {
+        snapshots: &snapshots,
+        probabilities: &probabilities,
+        deals: deals.len(),
+    };
+    let reads = Reads {
+        mapping: &options.mapping,
+        exchange: &options.exchange,
+    };
+    Baseline::of(columns, scored, &won, reads)
+}
+
 /// The quartiles of the training rows' probabilities, the best first.
-fn grades(
-    design: &Design,
-    fitted: &Fitted,
-    calibration: Option<Calibration>,
-) -> Result<[Probability; 3]> {
-    let mut eta = design.linear_predictor(&fitted.params());
-    if let Some(calibration) = calibration {
-        eta.iter_mut()
-            .for_each(|eta| *eta = calibration.apply(*eta));
-    }
+fn grades(mut eta: Vec<f64>) -> Result<[Probability; 3]> {
     eta.sort_by(|a, b| b.total_cmp(a));
     let mut bounds = [0.25, 0.5, 0.75].map(|share| eta[(eta.len() as f64 * share) as usize]);
     bounds.sort_by(|a, b| b.total_cmp(a));
@@ -564,6 +572,7 @@ mod tests {
                 trained_at: model.trained_at,
                 training: model.training,
                 report: model.report,
+                baseline: model.baseline,
                 grades: model.grades,
                 intercept,
                 columns,

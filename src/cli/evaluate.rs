@@ -52,9 +52,7 @@ pub fn run(args: Args) -> Result<()> {
     };
     let evaluation =
         evaluation.ok_or_else(|| Error::Unusable("no closed deals to judge by".into()))?;
-    let json = serde_json::to_value(&evaluation)
-        .map_err(|e| Error::Internal(anyhow::anyhow!("the measures as JSON: {e}")))?;
-    let json = format!("{json:#}\n");
+    let json = report::json(&evaluation)?;
     if let Some(path) = &args.report {
         files::write_file(path, &json)?;
     }

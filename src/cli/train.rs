@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::ingest::{Mapping, Purpose};
 use crate::jobs::{self, TrainRequest};
 use crate::model::Model;
+use crate::report::ModelReport;
 use crate::training::{TrainOptions, train};
 
 #[derive(Debug, clap::Args)]
@@ -102,7 +103,7 @@ impl Args {
     }
 
     fn tell(&self, model: &Model) -> Result<()> {
-        let json = report::json_of_model(model);
+        let json = report::json(&ModelReport::of(model))?;
         if let Some(path) = &self.report {
             files::write_file(path, &json)?;
         }

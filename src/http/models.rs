@@ -13,7 +13,8 @@ use crate::app::App;
 use crate::book::Shadow;
 use crate::error::{Error, Result};
 use crate::jobs::{Task, TrainRequest};
-use crate::model::{Dropped, Finding, Model, Report, Training};
+use crate::model::{Dropped, Finding, Model, Training};
+use crate::report::ModelReport;
 use crate::store::{Activation, ModelSummary};
 use crate::training::challenge::Challenge;
 
@@ -100,10 +101,10 @@ pub(super) struct ModelDetail {
 /// The report that is in the model, and what was found out since.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ModelReport)]
-pub(super) struct ReportBody {
+pub(super) struct ReportBody<'a> {
     #[serde(flatten)]
     #[schema(value_type = Object)]
-    report: Report,
+    report: ModelReport<'a>,
     /// How it did against the champion of its day; null where there was none.
     challenge: Option<Challenge>,
     /// Null unless it waits to take the champion's place.
@@ -177,6 +178,11 @@ pub async fn read(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, 
 
 /// Read how good a model is on deals that it has not seen
 ///
+/// Measures against the base rate, reliability in deals and in money, the won value that a ranking by
+/// expected value captures against other orders, drift and fairness (all under `held_out`, which is
+/// null when there were too few deals to hold any out), the coefficients with their standard errors,
+/// and the columns that were left out.
+///
 /// With how it did against the champion of its day (`challenge`), and, while it waits, what became of
 /// the open deals that it scored beside the champion (`shadow`).
 #[utoipa::path(get, path = "/v1/models/{version}/report", operation_id = "readModelReport", tag = "models",
@@ -190,7 +196,7 @@ pub async fn report(app: Data<App>, request: HttpRequest) -> Result<HttpResponse
     let shadow = app.book.shadow(&model.version).await?;
     let challenge = summary(&app, &model.version).await?.challenge;
     Ok(HttpResponse::Ok().json(ReportBody {
-        report: model.report,
+        report: ModelReport::of(&model),
         challenge,
         shadow,
     }))

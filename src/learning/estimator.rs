@@ -505,6 +505,33 @@ mod tests {
         assert!((variance(&together) - 5.0 / (100.0 * 0.2 * 0.8)).abs() < 1e-9);
     }
 
+    /// statsmodels 0.15.0, `Logit.fit(cov_type="cluster", cov_kwds={"groups": ..., "use_correction": False})`,
+    /// which has no penalty.
+    #[test]
+    fn standard_errors_agree_with_statsmodels() {
+        let rows = || 0..60u32;
+        let a = rows()
+            .map(|i| f64::from(i * 37 % 23) / 10.0 - 1.0)
+            .collect();
+        let b = rows().map(|i| f64::from(i * 11 % 7) / 3.0 - 1.0).collect();
+        let is_won = |i: u32| f64::from(i * 29 % 13) + f64::from(i * 37 % 23) / 4.0 > 8.0;
+        let won: Vec<bool> = rows().map(is_won).collect();
+        let design = Design::new(60, vec![Block::Numeric(a), Block::Numeric(b)]).unwrap();
+        let problem = problem_of(&design, &won, 1e-9);
+        let fitted = fit(problem, None).unwrap();
+        let coefficients = [0.515_704_385_443, 0.174_605_999_936, 0.094_528_226_095];
+        for (ours, theirs) in fitted.params().iter().zip(coefficients) {
+            assert!((ours - theirs).abs() < 1e-7, "{ours} {theirs}");
+        }
+        let deals: Vec<usize> = (0..60).map(|i| i / 3).collect();
+        let factor = covariance_factor(problem, &fitted, &deals, 3, 1).unwrap();
+        let errors = [0.441_424_477_018, 0.358_871_273_530, 0.243_224_717_024];
+        for (row, theirs) in factor.rows().into_iter().zip(errors) {
+            let ours = row.dot(&row).sqrt();
+            assert!((ours - theirs).abs() < 1e-7, "{ours} {theirs}");
+        }
+    }
+
     #[test]
     fn drawn_and_exact_covariances_agree() {
         let (design, won) = problem(3000, -0.5, 9);

@@ -81,7 +81,7 @@ mod tests {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let mut codes = || -> Vec<u32> { (0..4000).map(|_| rng.random_range(0..20)).collect() };
         let (telling, idle) = (codes(), codes());
-        let effect = |code: u32| if code % 2 == 0 { 0.8 } else { -0.8 };
+        let effect = |code: u32| if code.is_multiple_of(2) { 0.8 } else { -0.8 };
         let won: Vec<bool> = telling
             .iter()
             .map(|&code| rng.random::<f64>() < logistic(effect(code) - 0.5))

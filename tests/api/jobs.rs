@@ -179,7 +179,13 @@ async fn a_second_model_is_a_candidate_until_it_is_activated() {
         .get(&format!("/v1/models/{second}/report"))
         .await
         .ok(200);
+    assert_eq!(report["version"], second);
     assert!(report["train_deals"].as_u64().unwrap() > 0, "{report}");
+    assert_eq!(
+        report["coefficients"][0]["columns"],
+        json!(["owner"]),
+        "{report}"
+    );
     let model = service
         .get(&format!("/v1/models/{second}/export?format=json"))
         .await

@@ -10,6 +10,7 @@ mod over_time;
 mod parity;
 mod quality;
 mod redis;
+mod report;
 mod scores;
 mod service;
 mod shared;
