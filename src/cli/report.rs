@@ -14,8 +14,16 @@ pub fn of_model(model: &Model) -> String {
     let t = &model.training;
     let mut text = String::new();
     let basis = match t.basis {
-        Basis::Flat => "one row each, as their file has them: nothing about elapsed time",
-        Basis::Landmarks => "as they stood at creation and every two weeks after",
+        Basis::Flat => {
+            "one row each, as their file has them: nothing about elapsed time".to_owned()
+        }
+        Basis::Landmarks => {
+            let dates = match t.landmark_days {
+                None | Some(1) => "each day".to_owned(),
+                Some(days) => format!("every {days} days"),
+            };
+            format!("as they stood at creation and {dates} while they were open")
+        }
     };
     // Writing to a String cannot fail.
     let _ = writeln!(text, "model {}", model.version);
