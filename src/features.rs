@@ -19,9 +19,9 @@ use crate::domain::{Activity, Exchange, Snapshot};
 /// Seconds of a day.
 const DAY_S: i64 = 86_400;
 
-/// Days that training rows must span for a season to be told from the years: each part of a year
-/// twice, less the weeks at the end whose deals are still open.
-const SEASONS_DAYS_MIN: i64 = 640;
+/// Days that training rows must span for a season to be told from the years: each part of the year
+/// twice.
+const SEASONS_DAYS_MIN: i64 = 730;
 
 const MONTHS: [&str; 12] = [
     "January",
@@ -497,73 +497,4 @@ fn text(value: Option<&str>) -> Reading<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::{Activity, Deal, DealId};
-
-    fn at(text: &str) -> Timestamp {
-        text.parse().unwrap()
-    }
-
-    fn read<'a>(deal: &'a Deal, name: &str, moment: &str) -> Reading<'a> {
-        let exchange = Exchange::only("EUR".parse().unwrap());
-        (feature(name).unwrap().read)(&Snapshot::at(deal, at(moment)), &exchange)
-    }
-
-    #[test]
-    fn names_are_unique() {
-        for (index, feature) in FEATURES.iter().enumerate() {
-            assert!(FEATURES[..index].iter().all(|f| f.name != feature.name));
-        }
-    }
-
-    #[test]
-    fn days_are_whole_and_rounded_down() {
-        let noon = at("2026-01-01T12:00:00Z");
-        assert_eq!(days_between(noon, at("2026-01-02T11:59:59Z")), 0.0);
-        assert_eq!(days_between(noon, at("2026-01-02T12:00:00Z")), 1.0);
-        assert_eq!(days_between(noon, at("2026-01-01T11:00:00Z")), -1.0);
-    }
-
-    #[test]
-    fn activities_are_counted_in_their_window() {
-        let activity = |at_text: &str, direction: &str| Activity {
-            at: at(at_text),
-            kind: "email".into(),
-            direction: Some(direction.into()),
-            outcome: None,
-        };
-        let deal = Deal {
-            created_at: Some(at("2026-01-01T00:00:00Z")),
-            activities: vec![
-                activity("2026-01-02T00:00:00Z", "outbound"),
-                activity("2026-01-20T00:00:00Z", "inbound"),
-                activity("2026-01-25T00:00:00Z", "outbound"),
-                activity("2026-03-01T00:00:00Z", "inbound"),
-            ],
-            ..Deal::new(DealId::new("d").unwrap())
-        };
-        let moment = "2026-01-27T00:00:00Z";
-        assert_eq!(read(&deal, "activities_7d", moment), Reading::Number(1.0));
-        assert_eq!(read(&deal, "activities_30d", moment), Reading::Number(3.0));
-        assert_eq!(read(&deal, "inbound_30d", moment), Reading::Number(1.0));
-        assert_eq!(
-            read(&deal, "days_since_activity", moment),
-            Reading::Number(2.0)
-        );
-        assert_eq!(read(&deal, "age_days", moment), Reading::Number(26.0));
-        assert_eq!(read(&deal, "stage", moment), Reading::Missing);
-    }
-
-    #[test]
-    fn a_deal_without_a_past_is_in_its_first_stage() {
-        let deal = Deal {
-            stage: Some("demo".into()),
-            created_at: Some(at("2026-01-01T00:00:00Z")),
-            ..Deal::new(DealId::new("d").unwrap())
-        };
-        let moment = "2026-01-11T00:00:00Z";
-        assert_eq!(read(&deal, "stages_entered", moment), Reading::Number(1.0));
-        assert_eq!(read(&deal, "days_in_stage", moment), Reading::Number(10.0));
-    }
-}
+mod tests;
