@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{AttributeValue, Exchange, Snapshot};
 use crate::error::Result;
-use crate::features::{Feature, Reading, days_between, feature};
+use crate::features::kinds::KindCount;
+use crate::features::{Feature, Reading, days_between, feature, is_name_of_feature};
 use crate::ingest::Mapping;
 use crate::ingest::mapping::ColumnType;
 use crate::ingest::values::{TimeReader, read_boolean};
@@ -38,6 +39,8 @@ const ID_DEALS_MIN: usize = 100;
 pub enum Source {
     /// A row of the table of features.
     Feature(String),
+    /// Activities of a kind; kinds are the company's own words.
+    Activities(KindCount),
     /// An attribute of the company's own.
     Attribute(String),
 }
@@ -47,7 +50,8 @@ impl Source {
     /// apart from it.
     pub fn column_name(&self) -> String {
         match self {
-            Self::Attribute(name) if feature(name).is_some() => format!("attributes.{name}"),
+            Self::Activities(count) => count.name(),
+            Self::Attribute(name) if is_name_of_feature(name) => format!("attributes.{name}"),
             Self::Feature(name) | Self::Attribute(name) => name.clone(),
         }
     }
@@ -388,6 +392,7 @@ pub struct ColumnReader {
 
 enum Place {
     Feature(&'static Feature),
+    Activities(KindCount),
     Attribute(String),
 }
 
@@ -395,6 +400,7 @@ impl std::fmt::Debug for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Feature(feature) => f.debug_tuple("Feature").field(&feature.name).finish(),
+            Self::Activities(count) => count.fmt(f),
             Self::Attribute(name) => f.debug_tuple("Attribute").field(name).finish(),
         }
     }
@@ -404,7 +410,7 @@ impl ColumnReader {
     /// # Errors
     /// When the source is a feature that this version does not know, or the mapping's zone is unknown.
     pub fn new(source: &Source, holds: ColumnType, mapping: &Mapping) -> Result<Self> {
-        let (place, name) = match source {
+        let (place, name): (Place, &str) = match source {
             Source::Feature(name) => {
                 let feature = feature(name).ok_or_else(|| {
                     crate::error::Error::Malformed(format!(
@@ -413,6 +419,8 @@ impl ColumnReader {
                 })?;
                 (Place::Feature(feature), name)
             }
+            // The mapping's tokens and aliases are of attributes.
+            Source::Activities(count) => (Place::Activities(count.clone()), ""),
             Source::Attribute(name) => (Place::Attribute(name.clone()), name),
         };
         let aliases = mapping.aliases.get(name).cloned().unwrap_or_default();
@@ -438,6 +446,7 @@ impl ColumnReader {
     pub fn is_given(&self, snapshot: &Snapshot, exchange: &Exchange) -> bool {
         match &self.place {
             Place::Feature(feature) => (feature.read)(snapshot, exchange) != Reading::Missing,
+            Place::Activities(count) => count.read(snapshot) != Reading::Missing,
             Place::Attribute(name) => self.text(snapshot.attribute(name)).is_some(),
         }
     }
@@ -455,6 +464,7 @@ impl ColumnReader {
     pub fn read<'a>(&'a self, snapshot: &Snapshot<'a>, exchange: &Exchange) -> Reading<'a> {
         match &self.place {
             Place::Feature(feature) => (feature.read)(snapshot, exchange),
+            Place::Activities(count) => count.read(snapshot),
             Place::Attribute(name) => {
                 let Some(text) = self.text(snapshot.attribute(name)) else {
                     return Reading::Missing;

@@ -79,6 +79,9 @@ pub struct Training {
     pub basis: Basis,
     /// How far the model bends, from cross-validation.
     pub form: Form,
+    /// Days between the landmarks of deals with a past.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub landmark_days: Option<i64>,
     /// The commonest first; empty where no deal names one.
     pub pipelines: Vec<PipelineHistory>,
     /// Weight of half the squared norm against the summed log loss, from cross-validation. The norm is

@@ -22,7 +22,7 @@ use crate::domain::probability::logistic;
 use crate::domain::{Deal, Exchange, LogOdds, Probability, Snapshot};
 use crate::error::{Error, Result};
 use crate::evaluation::Evaluation;
-use crate::features::{FEATURES, Reading};
+use crate::features::{self, FEATURES, Reading};
 use crate::ingest::Mapping;
 use crate::ingest::mapping::ColumnType;
 use crate::learning::design::Design;
@@ -134,7 +134,7 @@ fn report(
         train_deals,
         held_out: None,
     };
-    let train_rows = history.rows_of(&split.train);
+    let train_rows = history.training_rows(&split);
     let (model, recipe) = fit(
         history,
         &train_rows,
@@ -254,13 +254,14 @@ fn build_columns(
 ) -> Result<Columns> {
     let mut dropped = forbidden(history, &options.mapping);
     dropped.extend(leakage::dropped(findings));
-    let mut sources = sources(history, &options.mapping);
+    let mut sources = feature_sources(snapshots, deals, history.basis);
+    sources.extend(attribute_sources(history, &options.mapping));
     sources.retain(|source| !leakage::leaves_out(findings, source));
     let (mut columns, mut blocks) = (Vec::new(), Vec::new());
     for (done, source) in sources.iter().enumerate() {
         on_progress(phase("reading columns", done, sources.len()));
         let name = source.column_name();
-        let is_feature = matches!(source, Source::Feature(_));
+        let is_feature = !matches!(source, Source::Attribute(_));
         let reader = column_reader(source, snapshots, options)?;
         let holds = reader.holds();
         let readings: Vec<Reading> = snapshots
@@ -294,18 +295,32 @@ fn build_columns(
     })
 }
 
-/// The columns to look at: features that the rows allow, and attributes that may be used.
-fn sources(history: &History, mapping: &Mapping) -> Vec<Source> {
-    let features = FEATURES
+/// The features that the rows allow, and counts of the kinds of activities that occur in them.
+fn feature_sources(snapshots: &[Snapshot], deals: &[usize], basis: Basis) -> Vec<Source> {
+    let has_past = basis == Basis::Landmarks;
+    let moments = snapshots.iter().map(Snapshot::moment);
+    let mut sources: Vec<Source> = FEATURES
         .iter()
-        .filter(|feature| history.basis == Basis::Landmarks || !feature.needs_history)
-        .map(|feature| Source::Feature(feature.name.into()));
-    let attributes = history
+        .filter(|feature| feature.needs.are_met(has_past, moments.clone()))
+        .map(|feature| Source::Feature(feature.name.into()))
+        .collect();
+    if has_past {
+        let counts = features::kinds::counts(snapshots, deals);
+        sources.extend(counts.into_iter().map(Source::Activities));
+    }
+    sources
+}
+
+/// The attributes that may be used.
+fn attribute_sources<'a>(
+    history: &'a History,
+    mapping: &'a Mapping,
+) -> impl Iterator<Item = Source> + 'a {
+    history
         .attribute_names()
         .into_iter()
         .filter(|name| why_forbidden(name, mapping).is_none())
-        .map(|name| Source::Attribute(name.into()));
-    features.chain(attributes).collect()
+        .map(|name| Source::Attribute(name.into()))
 }
 
 /// Columns that the mapping forbids, those too that were not even read from the file.
@@ -344,7 +359,9 @@ fn column_reader(
 ) -> Result<ColumnReader> {
     let reader = ColumnReader::new(source, ColumnType::Category, &options.mapping)?;
     let holds = match source {
-        Source::Feature(_) => holds_of_feature(&reader, snapshots, &options.exchange),
+        Source::Feature(_) | Source::Activities(_) => {
+            holds_of_feature(&reader, snapshots, &options.exchange)
+        }
         Source::Attribute(name) => {
             let given = options.mapping.columns.types.get(name).copied();
             given.unwrap_or_else(|| reader.discover(snapshots))
@@ -391,6 +408,7 @@ fn training_facts(
         to: dates.iter().max().copied(),
         as_of: options.as_of,
         basis: history.basis,
+        landmark_days: history.landmark_days,
         pipelines: scarcity::pipelines(history, &deals),
         form: recipe.form(),
         alpha: recipe.alpha,

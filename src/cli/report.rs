@@ -87,8 +87,16 @@ pub fn of_evaluation(e: &Evaluation) -> String {
 fn training(text: &mut String, model: &Model) {
     let t = &model.training;
     let basis = match t.basis {
-        Basis::Flat => "one row each, as their file has them: nothing about elapsed time",
-        Basis::Landmarks => "as they stood at creation and every two weeks after",
+        Basis::Flat => {
+            "one row each, as their file has them: nothing about elapsed time".to_owned()
+        }
+        Basis::Landmarks => {
+            let dates = match t.landmark_days {
+                None | Some(1) => "each day".to_owned(),
+                Some(days) => format!("every {days} days"),
+            };
+            format!("as they stood at creation and {dates} while they were open")
+        }
     };
     let _ = writeln!(text, "model {}", model.version);
     let _ = writeln!(

@@ -1,6 +1,8 @@
 //! What was known of a deal at a moment, and nothing later.
 
-use jiff::Timestamp;
+use std::collections::HashSet;
+
+use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 
 use super::deal::{Activity, AttributeValue, DEAL_FIELDS, Deal, FieldChange};
@@ -95,30 +97,57 @@ impl<'a> Snapshot<'a> {
         if visit.peek().is_none() {
             return self.deal.created_at;
         }
-        visit
+        let entered_at = visit
             .take_while(|change| matches!(&change.value, AttributeValue::Text(s) if s == stage))
-            .last()
-            .map(|change| change.at)
+            .last()?
+            .at;
+        // What was there at an unknown creation has no date.
+        (entered_at > Timestamp::UNIX_EPOCH).then_some(entered_at)
     }
 
     /// The stages gone through, in order, each once per visit.
     pub fn stages(&self) -> impl Iterator<Item = &'a str> {
-        let mut last = None;
-        self.history
-            .iter()
-            .filter(|change| change.field == "stage")
-            .filter_map(|change| match &change.value {
-                AttributeValue::Text(stage) => Some(stage.as_str()),
-                _ => None,
-            })
-            .filter(move |stage| last.replace(*stage) != Some(*stage))
+        runs(self.texts("stage"))
+    }
+
+    /// The stage before the present one; unknown for a deal that is still in its first.
+    pub fn previous_stage(&self) -> Option<&'a str> {
+        let present = self.stage()?;
+        let mut earlier = self.texts("stage").rev();
+        earlier.find(|stage| *stage != present)
+    }
+
+    /// How often a stage was entered that the deal had left before.
+    pub fn stages_reentered(&self) -> usize {
+        self.stages().count() - self.stages().collect::<HashSet<_>>().len()
+    }
+
+    /// How often the owner changed.
+    pub fn owner_changes(&self) -> usize {
+        runs(self.texts("owner")).count().saturating_sub(1)
+    }
+
+    /// The dated texts of a field, oldest first.
+    fn texts(&self, field: &'static str) -> impl DoubleEndedIterator<Item = &'a str> {
+        let changes = self.history.iter().filter(move |c| c.field == field);
+        changes.filter_map(|change| match &change.value {
+            AttributeValue::Text(text) => Some(text.as_str()),
+            _ => None,
+        })
+    }
+
+    /// The amounts up to the moment, oldest first, each once until it changes; the last is the
+    /// present one. In whatever currency they were given.
+    pub fn amounts(&self) -> Vec<Decimal> {
+        let changes = self.history.iter().filter(|c| c.field == "amount");
+        let dated = changes.filter_map(|change| amount_of(&change.value));
+        runs(dated.chain(self.amount())).collect()
     }
 
     pub fn amount(&self) -> Option<Decimal> {
         match self.value("amount") {
-            Known::Dated(AttributeValue::Text(text)) => parse_amount(text).ok(),
-            Known::Dated(AttributeValue::Number(number)) => parse_amount(&number.to_string()).ok(),
-            Known::Dated(_) | Known::Nothing => None,
+            Known::Dated(value) => amount_of(value),
+            Known::Nothing => None,
             Known::Undated => self.deal.amount,
         }
     }
@@ -143,18 +172,12 @@ impl<'a> Snapshot<'a> {
         }
     }
 
-    /// How often the expected close was moved to a later day.
-    pub fn close_pushes(&self) -> usize {
-        let dates: Vec<Timestamp> = self
-            .history
-            .iter()
-            .filter(|change| change.field == "expected_close_at")
-            .filter_map(|change| match &change.value {
-                AttributeValue::Text(text) => text.parse().ok(),
-                _ => None,
-            })
-            .collect();
-        dates.windows(2).filter(|pair| pair[1] > pair[0]).count()
+    /// By how much the expected close was moved to a later time, each time that it was.
+    pub fn close_pushes(&self) -> Vec<SignedDuration> {
+        let changes = self.texts("expected_close_at");
+        let dates: Vec<Timestamp> = changes.filter_map(|text| text.parse().ok()).collect();
+        let moves = dates.windows(2).map(|pair| pair[1].duration_since(pair[0]));
+        moves.filter(SignedDuration::is_positive).collect()
     }
 
     /// An attribute with the name of a field has no history: that one is the field's.
@@ -172,6 +195,27 @@ impl<'a> Snapshot<'a> {
     /// Activities up to the moment, oldest first.
     pub fn activities(&self) -> &'a [Activity] {
         self.activities
+    }
+
+    /// Activities since the present stage was entered; unknown where that is.
+    pub fn activities_in_stage(&self) -> Option<&'a [Activity]> {
+        let entered_at = self.stage_entered_at()?;
+        let before = self.activities.partition_point(|a| a.at < entered_at);
+        Some(&self.activities[before..])
+    }
+}
+
+/// Values in order, without those that repeat the one before.
+fn runs<T: PartialEq + Copy>(values: impl Iterator<Item = T>) -> impl Iterator<Item = T> {
+    let mut last = None;
+    values.filter(move |value| last.replace(*value) != Some(*value))
+}
+
+fn amount_of(value: &AttributeValue) -> Option<Decimal> {
+    match value {
+        AttributeValue::Text(text) => parse_amount(text).ok(),
+        AttributeValue::Number(number) => parse_amount(&number.to_string()).ok(),
+        AttributeValue::Bool(_) | AttributeValue::Null => None,
     }
 }
 
@@ -221,11 +265,12 @@ mod tests {
         let then = Snapshot::at(&deal, at("2026-02-10"));
         assert_eq!(then.stage(), Some("demo"));
         assert_eq!(then.stage_entered_at(), Some(at("2026-02-01")));
-        assert_eq!(then.close_pushes(), 0);
+        assert_eq!(then.close_pushes(), []);
         assert_eq!(then.stages().collect::<Vec<_>>(), ["new", "demo"]);
         let before_first_date = Snapshot::at(&deal, at("2026-01-05"));
         assert_eq!(before_first_date.expected_close_at(), None);
-        assert_eq!(Snapshot::at(&deal, at("2026-03-01")).close_pushes(), 1);
+        let pushed = Snapshot::at(&deal, at("2026-03-01")).close_pushes();
+        assert_eq!(pushed, [SignedDuration::from_hours(24 * 19)]);
     }
 
     #[test]

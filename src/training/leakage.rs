@@ -20,13 +20,13 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::rows::History;
-use super::{SEED, TrainOptions, column_reader, sources};
+use super::{SEED, TrainOptions, attribute_sources, column_reader};
 use crate::columns::{ColumnReader, Source, id_reason};
 use crate::domain::deal::DEAL_FIELDS;
 use crate::domain::{Deal, Snapshot};
 use crate::error::Result;
 use crate::evaluation::{Judged, auc, log_loss};
-use crate::features::{Reading, feature};
+use crate::features::{FEATURES, Needs, Reading};
 use crate::ingest::Mapping;
 use crate::ingest::mapping::ColumnType;
 use crate::model::{Clue, Dropped, Finding, FindingGrade};
@@ -179,10 +179,10 @@ pub(super) fn inspect(
         .map(|deal| Snapshot::at(deal, options.as_of))
         .collect();
     let mut findings: Vec<Finding> = mapped_closing(&options.mapping).into_iter().collect();
-    for source in sources(history, &options.mapping) {
-        if is_as_of(&source) {
-            continue;
-        }
+    // Features of a past are computed from what is dated before the moment.
+    let given = FEATURES.iter().filter(|f| f.needs == Needs::Nothing);
+    let given = given.map(|feature| Source::Feature(feature.name.into()));
+    for source in given.chain(attribute_sources(history, &options.mapping)) {
         let reader = column_reader(&source, &closed, options)?;
         let facts = Facts::gather(&source, &reader, history, &closed, &open, options);
         findings.extend(facts.finding(&options.mapping));
@@ -208,14 +208,6 @@ pub(super) fn dropped(findings: &[Finding]) -> impl Iterator<Item = Dropped> {
 fn left_out(findings: &[Finding]) -> impl Iterator<Item = &Finding> {
     let is_left_out = |finding: &&Finding| finding.grade == FindingGrade::LeftOut;
     findings.iter().filter(is_left_out)
-}
-
-/// Features that need a history are computed from what is dated before the moment.
-fn is_as_of(source: &Source) -> bool {
-    match source {
-        Source::Feature(name) => feature(name).is_some_and(|feature| feature.needs_history),
-        Source::Attribute(_) => false,
-    }
 }
 
 /// The closing date is no column to learn from; whoever looks for it finds it named.
@@ -338,12 +330,13 @@ impl<'a> Facts<'a> {
                 let mut mapped = mapping.deal.named();
                 mapped.any(|(mapped, column)| mapped == field && is_kept(column))
             }
+            Source::Activities(_) => false,
         }
     }
 
     /// Another value in every deal tells deals apart and nothing else.
     fn id(&self) -> Option<(FindingGrade, Clue, String)> {
-        let is_of_deal = matches!(self.source, Source::Feature(_));
+        let is_of_deal = !matches!(self.source, Source::Attribute(_));
         if is_of_deal || self.holds == ColumnType::Date {
             return None;
         }
@@ -467,6 +460,8 @@ fn tells_of(deal: &Deal, source: &Source) -> bool {
         // An attribute with the name of a field has no history: that one is the field's.
         Source::Attribute(name) if DEAL_FIELDS.contains(&name.as_str()) => return false,
         Source::Attribute(name) | Source::Feature(name) => name,
+        // Every activity has its date.
+        Source::Activities(_) => return true,
     };
     deal.history.iter().any(|change| change.field == *field)
 }

@@ -9,10 +9,15 @@ use crate::domain::{Deal, Outcome, Snapshot};
 use crate::error::{Error, Result};
 use crate::model::Basis;
 
-/// Days between the landmarks of a deal; the first is its creation.
-const LANDMARK_DAYS: i64 = 14;
-/// Landmarks of one deal: a year of them.
-const LANDMARKS_MAX: i64 = 26;
+/// Landmarks that the average deal has besides its creation: 1 to 5 of them judge open deals about as
+/// well, and the more there are the less the creations count (`docs/features.md` has the figures).
+const LANDMARKS_PER_DEAL: f64 = 1.5;
+/// Landmarks in all, besides creations, at about which the days between them become more.
+const LANDMARKS_AIM_MAX: f64 = 300_000.0;
+/// Days between landmarks at most.
+const LANDMARK_DAYS_MAX: i64 = 90;
+/// Landmarks of one deal besides its creation, so that no deal outweighs the others by its age.
+const LANDMARKS_MAX: usize = 40;
 /// Share of the newest deals that is held out.
 const TEST_SHARE: f64 = 0.25;
 /// Share of deals whose date must be known for a split by it.
@@ -35,12 +40,16 @@ pub struct History<'a> {
     closed: Vec<&'a Deal>,
     pub rows: Vec<Row>,
     pub basis: Basis,
+    /// Days between landmarks.
+    pub landmark_days: Option<i64>,
 }
 
 /// Which deals to learn from and which to judge on.
 pub struct Split {
     pub train: Vec<usize>,
     pub test: Vec<usize>,
+    /// Nothing later was known to the training part.
+    pub known_at: Option<Timestamp>,
     /// In a sentence for the report.
     pub how: String,
 }
@@ -67,8 +76,11 @@ impl<'a> History<'a> {
             Basis::Flat
         };
         let mut history = Self::build(closed, basis, as_of)?;
-        if basis == Basis::Landmarks {
-            history.drop_censored();
+        let last_end = history.closed.iter().filter_map(|d| d.closed_at).max();
+        if let Some(last_end) = last_end {
+            let all = history.all_rows();
+            let kept = history.without_censored(all, last_end);
+            history.rows = kept.into_iter().map(|index| history.rows[index]).collect();
         }
         Ok(history)
     }
@@ -106,16 +118,18 @@ impl<'a> History<'a> {
             rows: rows.collect(),
             closed,
             basis,
+            landmark_days: None,
         })
     }
 
     fn build(closed: Vec<&'a Deal>, basis: Basis, as_of: Timestamp) -> Result<Self> {
         let mut rows = Vec::with_capacity(closed.len());
+        let landmark_days = (basis == Basis::Landmarks).then(|| landmark_days(&closed));
         for (index, deal) in closed.iter().enumerate() {
             let won = deal.outcome == Outcome::Won;
-            let moments = match basis {
-                Basis::Flat => vec![deal.created_at.or(deal.closed_at).unwrap_or(as_of)],
-                Basis::Landmarks => landmarks(deal),
+            let moments = match landmark_days {
+                None => vec![deal.created_at.or(deal.closed_at).unwrap_or(as_of)],
+                Some(days) => landmarks(deal, days),
             };
             rows.extend(moments.into_iter().map(|at| Row {
                 deal: index,
@@ -132,6 +146,7 @@ impl<'a> History<'a> {
             closed,
             rows,
             basis,
+            landmark_days,
         })
     }
 
@@ -232,12 +247,14 @@ impl<'a> History<'a> {
             return Split {
                 train: older,
                 test,
+                known_at: None,
                 how: format!("deals {word} from {day} on are held out"),
             };
         }
         Split {
             train,
             test,
+            known_at: Some(cut),
             how: format!(
                 "learned from deals closed before {day}, judged on deals {word} from then on"
             ),
@@ -254,34 +271,44 @@ impl<'a> History<'a> {
         Split {
             train,
             test,
+            known_at: None,
             how: "no dates: a quarter of the deals is held out by a hash of their ids, so drift over time goes unseen".into(),
         }
     }
 
-    /// Leaves out landmarks so young that deals like them are mostly still open.
-    fn drop_censored(&mut self) {
-        let ends = self.closed.iter().filter_map(|deal| deal.closed_at);
-        let Some(last) = ends.max() else {
-            return;
-        };
-        let mut durations: Vec<SignedDuration> = self
-            .closed
-            .iter()
-            .filter_map(|deal| Some(deal.closed_at?.duration_since(deal.created_at?)))
+    /// The rows to learn from: of the split's training deals, as far as they can be judged when
+    /// nothing later than the split is known.
+    pub fn training_rows(&self, split: &Split) -> Vec<usize> {
+        let rows = self.rows_of(&split.train);
+        match split.known_at {
+            Some(known_at) => self.without_censored(rows, known_at),
+            None => rows,
+        }
+    }
+
+    /// Leaves out landmarks so young that, when it is `known_at`, deals like them are mostly still
+    /// open: of those, only the quickly decided are among the closed.
+    fn without_censored(&self, rows: Vec<usize>, known_at: Timestamp) -> Vec<usize> {
+        if self.basis == Basis::Flat {
+            return rows;
+        }
+        let deals: BTreeSet<usize> = rows.iter().map(|&index| self.rows[index].deal).collect();
+        let mut durations: Vec<SignedDuration> = deals
+            .into_iter()
+            .filter_map(|deal| open_for(self.closed[deal]))
             .collect();
         durations.sort_unstable();
-        let index = (durations.len() as f64 * CENSORING_QUANTILE) as usize;
-        let Some(usual) = durations.get(index) else {
-            return;
+        let usual = durations.get((durations.len() as f64 * CENSORING_QUANTILE) as usize);
+        let Some(newest) = usual.and_then(|usual| known_at.checked_sub(*usual).ok()) else {
+            return rows;
         };
-        let Ok(newest) = last.checked_sub(*usual) else {
-            return;
-        };
-        let is_old = |row: &&Row| row.at <= newest;
-        let kept: Vec<Row> = self.rows.iter().filter(is_old).copied().collect();
-        let has_both = kept.iter().any(|row| row.won) && kept.iter().any(|row| !row.won);
-        if kept.len() * 2 >= self.rows.len() && has_both {
-            self.rows = kept;
+        let is_old = |index: &usize| self.rows[*index].at <= newest;
+        let kept: Vec<usize> = rows.iter().copied().filter(is_old).collect();
+        let won = kept.iter().filter(|&&index| self.rows[index].won).count();
+        if kept.len() * 2 >= rows.len() && won > 0 && won < kept.len() {
+            kept
+        } else {
+            rows
         }
     }
 }
@@ -313,16 +340,34 @@ fn has_past(deal: &Deal) -> bool {
         || deal.activities.first().is_some_and(|a| a.at < closed_at)
 }
 
-/// The creation and every second week after it, while the deal was open.
-fn landmarks(deal: &Deal) -> Vec<Timestamp> {
+/// How long a closed deal was open.
+fn open_for(deal: &Deal) -> Option<SignedDuration> {
+    let open_for = deal.closed_at?.duration_since(deal.created_at?);
+    (!open_for.is_negative()).then_some(open_for)
+}
+
+/// Days between landmarks: as many as give the average deal [`LANDMARKS_PER_DEAL`], and not whole
+/// weeks, so that landmarks fall on every day of the week.
+fn landmark_days(closed: &[&Deal]) -> i64 {
+    let open_for = closed.iter().filter_map(|deal| open_for(deal));
+    let days_open: f64 = open_for.map(|d| d.as_secs_f64() / 86_400.0).sum();
+    let landmarks = (LANDMARKS_PER_DEAL * closed.len() as f64).min(LANDMARKS_AIM_MAX);
+    let days = ((days_open / landmarks).round() as i64).clamp(1, LANDMARK_DAYS_MAX);
+    if days % 7 == 0 { days + 1 } else { days }
+}
+
+/// The creation of a deal, and the regular dates after it on which the deal was open. The dates (UTC
+/// midnights, counted from 1970) are the same for all deals: at each, these rows are the pipeline as
+/// it stood, which is what a ranking meets. Rows at fixed ages would show every deal at the same few.
+fn landmarks(deal: &Deal, every_days: i64) -> Vec<Timestamp> {
     let (Some(created_at), Some(closed_at)) = (deal.created_at, deal.closed_at) else {
         return Vec::new();
     };
-    (0..LANDMARKS_MAX)
-        .map_while(|step| {
-            let after = SignedDuration::from_hours(24 * LANDMARK_DAYS * step);
-            created_at.checked_add(after).ok()
-        })
+    let step_s = every_days * 86_400;
+    let first = created_at.as_second().div_euclid(step_s) + 1;
+    let dates = (first..).map_while(|step| Timestamp::from_second(step.checked_mul(step_s)?).ok());
+    std::iter::once(created_at)
+        .chain(dates.take(LANDMARKS_MAX))
         .take_while(|at| *at < closed_at)
         .collect()
 }
@@ -355,6 +400,58 @@ mod tests {
         }
     }
 
+    fn days(moments: &[Timestamp]) -> Vec<String> {
+        let day = |at: &Timestamp| at.strftime("%F %R").to_string();
+        moments.iter().map(day).collect()
+    }
+
+    #[test]
+    fn landmarks_are_the_creation_and_the_same_dates_for_all_deals() {
+        let mut early = deal("a", "2026-01-01", "2026-01-30", Outcome::Won);
+        early.created_at = Some("2026-01-01T15:30:00Z".parse().unwrap());
+        let late = deal("b", "2026-01-16", "2026-01-26", Outcome::Lost);
+        assert_eq!(
+            days(&landmarks(&early, 5)),
+            [
+                "2026-01-01 15:30",
+                "2026-01-02 00:00",
+                "2026-01-07 00:00",
+                "2026-01-12 00:00",
+                "2026-01-17 00:00",
+                "2026-01-22 00:00",
+                "2026-01-27 00:00"
+            ]
+        );
+        assert_eq!(
+            days(&landmarks(&late, 5)),
+            ["2026-01-16 00:00", "2026-01-17 00:00", "2026-01-22 00:00"]
+        );
+        let at_once = deal("c", "2026-01-05", "2026-01-05", Outcome::Lost);
+        assert_eq!(landmarks(&at_once, 5), []);
+        let ancient = deal("d", "1980-01-01", "2026-01-05", Outcome::Lost);
+        assert_eq!(landmarks(&ancient, 5).len(), 1 + LANDMARKS_MAX);
+    }
+
+    #[test]
+    fn days_between_landmarks_follow_how_long_deals_live() {
+        let living = |days: i64| {
+            let mut deal = deal("a", "2026-01-01", "2026-01-01", Outcome::Won);
+            deal.closed_at = deal
+                .created_at
+                .map(|at| at + SignedDuration::from_hours(24 * days));
+            deal
+        };
+        let step = |days: &[i64]| {
+            let deals: Vec<Deal> = days.iter().map(|&days| living(days)).collect();
+            landmark_days(&deals.iter().collect::<Vec<_>>())
+        };
+        let per_deal = |days: i64| (LANDMARKS_PER_DEAL * days as f64) as i64;
+        assert_eq!(step(&[per_deal(10), per_deal(6)]), 8);
+        assert_eq!(step(&[per_deal(7)]), 8, "weeks would be one weekday only");
+        assert_eq!(step(&[0, 0]), 1);
+        assert_eq!(step(&[100_000]), LANDMARK_DAYS_MAX);
+    }
+
     #[test]
     fn landmarks_lie_before_the_end() {
         let deals = [
@@ -363,14 +460,11 @@ mod tests {
         ];
         let history = History::of(&deals, at("2026-06-01")).unwrap();
         assert_eq!(history.basis, Basis::Landmarks);
-        let of_a: Vec<Timestamp> = history
-            .rows
-            .iter()
-            .filter(|r| r.won)
-            .map(|r| r.at)
-            .collect();
-        assert_eq!(of_a[0], at("2026-01-01"));
-        assert!(of_a.iter().all(|moment| *moment < at("2026-01-30")));
+        for row in &history.rows {
+            let deal = &deals[row.deal];
+            assert!(deal.created_at <= Some(row.at) && Some(row.at) < deal.closed_at);
+            assert_eq!(row.won, deal.outcome == Outcome::Won);
+        }
     }
 
     #[test]
@@ -418,5 +512,13 @@ mod tests {
             .max()
             .unwrap();
         assert!(last_train < first_test);
+        // Deals take 20 days: of a landmark younger than that, nothing is known at the cut.
+        let known_at = split.known_at.unwrap();
+        let newest = known_at - SignedDuration::from_hours(24 * 20);
+        let rows = history.training_rows(&split);
+        assert!(rows.iter().all(|&row| history.rows[row].at <= newest));
+        let is_old = |row: &usize| history.rows[*row].at <= newest;
+        let old = history.rows_of(&split.train).into_iter().filter(is_old);
+        assert_eq!(rows, old.collect::<Vec<_>>());
     }
 }
