@@ -76,7 +76,9 @@ impl Baseline {
     /// # Errors
     /// When a column cannot be read; see [`ColumnReader::new`].
     pub fn of(columns: &[Column], rows: Scored, won: &[bool], reads: Reads) -> Result<Self> {
-        let columns = columns.iter().map(|column| {
+        // That the calendar has moved on is no news.
+        let columns = columns.iter().filter(|column| !column.is_trend());
+        let columns = columns.map(|column| {
             let reader = ColumnReader::new(&column.source, column.holds, reads.mapping)?;
             Ok(ColumnBaseline {
                 column: column.name.clone(),

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::{AttributeValue, Exchange, Snapshot};
 use crate::error::Result;
 use crate::features::kinds::KindCount;
-use crate::features::{Feature, Reading, days_between, feature, is_name_of_feature};
+use crate::features::{Feature, Needs, Reading, days_between, feature, is_name_of_feature};
 use crate::ingest::Mapping;
 use crate::ingest::mapping::ColumnType;
 use crate::ingest::values::{TimeReader, read_boolean};
@@ -188,13 +188,17 @@ impl Column {
                 Treatment::Category(fit_category(readings, deals)?)
             }
         };
-        Ok(Self {
+        let mut column = Self {
             name,
             source,
             holds,
             treatment,
             center: 0.0,
-        })
+        };
+        if column.is_trend() {
+            column.straighten();
+        }
+        Ok(column)
     }
 
     /// Columns of the design matrix: a number has its line, a category has not; both have levels.
@@ -216,6 +220,15 @@ impl Column {
         match &self.treatment {
             Treatment::Number(t) => t.bands.len() + usize::from(t.missing.is_some()),
             Treatment::Category(t) => t.width(),
+        }
+    }
+
+    /// Whether the column grows with the calendar, so that new deals are always beyond what training has
+    /// seen: it has a line that ends where training does, and no bands.
+    pub fn is_trend(&self) -> bool {
+        match &self.source {
+            Source::Feature(name) => feature(name).is_some_and(|f| f.needs == Needs::Trend),
+            _ => false,
         }
     }
 

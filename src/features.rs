@@ -22,6 +22,10 @@ const DAY_S: i64 = 86_400;
 /// Days that training rows must span for a season to be told from the years: each part of the year
 /// twice.
 const SEASONS_DAYS_MIN: i64 = 730;
+/// Days that training rows must span for a trend: over less, a season passes for one.
+const TREND_DAYS_MIN: i64 = 365;
+/// Days of a mean calendar year.
+const YEAR_DAYS: f64 = 365.2425;
 
 const MONTHS: [&str; 12] = [
     "January",
@@ -68,6 +72,9 @@ pub enum Needs {
     /// A past that goes through the seasons more than once: within one year, a month is
     /// nothing but a date.
     Seasons,
+    /// A past of a year or more. What grows with the calendar is beyond the training rows in every
+    /// new deal: the effect stays what it was at their end, and nothing is odd about that.
+    Trend,
 }
 
 impl Needs {
@@ -76,19 +83,19 @@ impl Needs {
         match self {
             Self::Nothing => true,
             Self::Past => has_past,
-            Self::Seasons => {
-                let ends = moments.clone().min().zip(moments.max());
-                let spans = |(first, last): (Timestamp, Timestamp)| {
-                    last.duration_since(first).as_hours() >= 24 * SEASONS_DAYS_MIN
-                };
-                has_past && ends.is_some_and(spans)
-            }
+            Self::Seasons => has_past && spans(moments, SEASONS_DAYS_MIN),
+            Self::Trend => has_past && spans(moments, TREND_DAYS_MIN),
         }
     }
 }
 
+fn spans(moments: impl Iterator<Item = Timestamp> + Clone, days: i64) -> bool {
+    let ends = moments.clone().min().zip(moments.max());
+    ends.is_some_and(|(first, last)| last.duration_since(first).as_hours() >= 24 * days)
+}
+
 /// Every built-in feature; the order is the order of columns.
-pub static FEATURES: [Feature; 38] = [
+pub static FEATURES: [Feature; 39] = [
     Feature {
         name: "amount",
         unit: "base currency",
@@ -424,6 +431,17 @@ pub static FEATURES: [Feature; 38] = [
         missing: "never",
         needs: Needs::Seasons,
         read: |s, _| number(days_to_quarter_end(s.moment())),
+    },
+    Feature {
+        name: "created_year",
+        unit: "years",
+        formula: "year of the creation and the share of it that had passed, 2026.5 in July",
+        missing: "creation unknown",
+        needs: Needs::Trend,
+        read: |s, _| {
+            let since_1970 = |at: Timestamp| at.as_second() as f64 / DAY_S as f64 / YEAR_DAYS;
+            number(s.created_at().map(|at| 1970.0 + since_1970(at)))
+        },
     },
 ];
 

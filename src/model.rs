@@ -89,6 +89,9 @@ pub struct Training {
     pub alpha: f64,
     /// The same for the cells of crosses, in log-odds; `None` in a model without.
     pub cross_penalty: Option<f64>,
+    /// Variance between the forms that cross-validation could not tell apart, log-odds squared: part of
+    /// every interval.
+    pub disagreement: f64,
     /// What cross-validation tried, each form with its best penalty; empty where deals were too few.
     pub tried: Vec<Tried>,
     /// Whether linfa checked the optimum.
@@ -441,7 +444,9 @@ impl Model {
             );
         }
         let finite = |numbers: &[f64]| numbers.iter().all(|n| n.is_finite());
-        if !finite(&[self.intercept]) || !self.columns.iter().all(|c| finite(&c.numbers())) {
+        if !finite(&[self.intercept, self.training.disagreement])
+            || !self.columns.iter().all(|c| finite(&c.numbers()))
+        {
             return damaged("a coefficient is not a finite number");
         }
         // Scoring counts on both: nothing it is given may make it fail.

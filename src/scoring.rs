@@ -269,7 +269,7 @@ impl Scorer {
         let reasons = self.reasons(&readings, &encoded, &contributions);
         let probability = probability(self.model.calibrate(log_odds));
         let variance = self.model.covariance.variance(&ones, &numbers);
-        let margin = INTERVAL_Z * variance.sqrt();
+        let margin = INTERVAL_Z * (variance + self.model.training.disagreement).sqrt();
         let (expected_value, value_warning) = self.expected_value(&snapshot, probability);
         warnings.extend(value_warning);
         Score {
@@ -505,6 +505,7 @@ fn oddity_warning(column: &Column, reading: &Reading, encoded: Encoded) -> Optio
             );
             ("out_of_range", detail)
         }
+        (Oddity::AboveRange, ..) if column.is_trend() => return None,
         (Oddity::AboveRange, Reading::Number(x), Treatment::Number(t)) => {
             let detail = format!(
                 "{x} is above {}, the largest seen in training; it weighs the same as that",

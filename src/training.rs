@@ -413,6 +413,7 @@ fn training_facts(
         form: recipe.form(),
         alpha: recipe.alpha,
         cross_penalty: recipe.cross_penalty(),
+        disagreement: recipe.disagreement,
         tried: recipe.tried.clone(),
         is_confirmed_by_linfa: fitted.is_confirmed,
     }

@@ -456,6 +456,7 @@ fn the_documentation_has_every_feature() {
             Needs::Nothing => "nothing".to_owned(),
             Needs::Past => "past".to_owned(),
             Needs::Seasons => format!("past of {SEASONS_DAYS_MIN} days"),
+            Needs::Trend => format!("past of {TREND_DAYS_MIN} days"),
         };
         table += &format!(
             "| `{}` | {} | {} | {} | {needs} |\n",

@@ -15,6 +15,8 @@ use crate::model::Calibration;
 const FOLDS: usize = 5;
 /// Rows that the choice looks at.
 const ROWS_MAX: usize = 40_000;
+/// Standard errors by which a recipe must be worse for nothing to speak for it.
+const CLEARLY_WORSE: f64 = 2.0;
 /// Steps in a row that must be worse than the best before the search stops.
 const WORSE_MAX: usize = 2;
 /// Twice the gain in log-likelihood that a calibration needs: chance gives this much to two
@@ -156,15 +158,32 @@ impl Folds {
         })
     }
 
-    /// Whether the second recipe is better than the first by more than the standard error of the
-    /// difference, over deals: a simpler model is kept until a richer one shows its worth.
-    pub fn is_better(&self, simple: &Judgement, rich: &Judgement) -> bool {
-        let gains = simple.losses.iter().zip(&rich.losses).map(|(s, r)| s - r);
+    /// Whether the second recipe is better than the first by more than so many standard errors of the
+    /// difference, over deals.
+    pub fn is_better(&self, first: &Judgement, second: &Judgement, errors: f64) -> bool {
+        let gains = first.losses.iter().zip(&second.losses).map(|(f, s)| f - s);
         let gains = self.by_deal(gains);
         let count = gains.len() as f64;
         let mean = gains.iter().sum::<f64>() / count;
         let variance = gains.iter().map(|g| (g - mean) * (g - mean)).sum::<f64>() / count;
-        mean > (variance / count).sqrt()
+        mean > errors * (variance / count).sqrt()
+    }
+
+    /// How far the log-odds of other recipes are from those of the chosen one: the mean squared
+    /// difference over rows, averaged over those recipes that are not clearly worse, the chosen one
+    /// among them. What the data cannot tell apart, an interval must cover (Buckland, Burnham and
+    /// Augustin, "Model Selection: An Integral Part of Inference", Biometrics 1997).
+    pub fn disagreement(&self, chosen: &Judgement, others: &[&Judgement]) -> f64 {
+        let square = |other: &Judgement| -> f64 {
+            let pairs = chosen.eta.iter().zip(&other.eta);
+            let squares = pairs.map(|(c, o)| (c - o) * (c - o));
+            squares.sum::<f64>() / chosen.eta.len() as f64
+        };
+        let rivals = others
+            .iter()
+            .filter(|other| !self.is_better(other, chosen, CLEARLY_WORSE));
+        let squares: Vec<f64> = rivals.map(|other| square(other)).collect();
+        squares.iter().sum::<f64>() / (squares.len() + 1) as f64
     }
 
     fn by_deal(&self, values: impl Iterator<Item = f64>) -> Vec<f64> {

@@ -30,8 +30,17 @@ const EVIDENCE_ROWS_MAX: usize = 40_000;
 pub struct Recipe {
     pub alpha: f64,
     pub calibration: Option<Calibration>,
+    /// Variance between the forms that cross-validation could not tell apart, log-odds squared.
+    pub disagreement: f64,
     pub tried: Vec<Tried>,
     bends: Bends,
+}
+
+/// A form at its best penalty, and how it did.
+struct Candidate {
+    alpha: f64,
+    bends: Bends,
+    judged: Judgement,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +52,23 @@ enum Bends {
     Crosses {
         penalty: f64,
     },
+}
+
+impl Bends {
+    fn form(self) -> Form {
+        match self {
+            Self::Unchosen | Self::Lines => Form::Lines,
+            Self::Bands => Form::Bands,
+            Self::Crosses { .. } => Form::Crosses,
+        }
+    }
+
+    fn cross_penalty(self) -> Option<f64> {
+        match self {
+            Self::Crosses { penalty } => Some(penalty),
+            Self::Unchosen | Self::Lines | Self::Bands => None,
+        }
+    }
 }
 
 impl Recipe {
@@ -58,6 +84,7 @@ impl Recipe {
         let unchosen = Self {
             alpha: ALPHA_UNCHOSEN,
             calibration: None,
+            disagreement: 0.0,
             tried: Vec::new(),
             bends: Bends::Unchosen,
         };
@@ -76,35 +103,27 @@ impl Recipe {
                 on_progress(phase(name, done, total))
             })
         };
-        let mut tried = Vec::new();
-        let mut note = |form, judged: &Judgement, alpha, cross_penalty| {
-            tried.push(Tried {
-                form,
-                alpha,
-                cross_penalty,
-                log_loss: folds.log_loss(judged),
-            });
-        };
         let lines = straight(&mut columns.to_vec(), bands);
         let line_steps = steps(&heights(&lines, won, deals));
-        let Some(mut best) = judge("choosing the penalty", &lines, &line_steps) else {
+        let Some(judged) = judge("choosing the penalty", &lines, &line_steps) else {
             return unchosen;
         };
-        let mut alpha = line_steps[best.step].alpha;
-        let mut bends = Bends::Lines;
-        note(Form::Lines, &best, alpha, None);
+        let mut candidates = vec![Candidate {
+            alpha: line_steps[judged.step].alpha,
+            bends: Bends::Lines,
+            judged,
+        }];
 
         let band_heights = heights(bands, won, deals);
         let band_steps = steps(&band_heights);
-        let of_bands = judge("trying bands", bands, &band_steps);
-        let alpha_of_bands = of_bands
-            .as_ref()
-            .map_or(alpha, |judged| band_steps[judged.step].alpha);
-        if let Some(judged) = of_bands {
-            note(Form::Bands, &judged, alpha_of_bands, None);
-            if folds.is_better(&best, &judged) {
-                (best, alpha, bends) = (judged, alpha_of_bands, Bends::Bands);
-            }
+        let mut alpha_of_bands = candidates[0].alpha;
+        if let Some(judged) = judge("trying bands", bands, &band_steps) {
+            alpha_of_bands = band_steps[judged.step].alpha;
+            candidates.push(Candidate {
+                alpha: alpha_of_bands,
+                bends: Bends::Bands,
+                judged,
+            });
         }
 
         let mut shrunk = bands.clone();
@@ -112,25 +131,50 @@ impl Recipe {
         let pairs = worthy_pairs(columns, &shrunk, won, deals, alpha_of_bands);
         if let Some(pairs) = pairs.ok().filter(|pairs| !pairs.is_empty()) {
             let penalties = CROSS_PENALTIES.map(|penalty| penalty * rows_per_deal);
-            let own_alpha = BESIDE_CROSSES * alpha_of_bands;
+            let alpha = BESIDE_CROSSES * alpha_of_bands;
             let cross_steps = penalties.map(|penalty| Step {
-                alpha: own_alpha,
-                heights: crossed_heights(&band_heights, pairs.len(), own_alpha, penalty),
+                alpha,
+                heights: crossed_heights(&band_heights, pairs.len(), alpha, penalty),
             });
             let crossed = shrunk.with(pairs.iter().map(Pair::block).collect());
             if let Some(judged) = judge("trying crosses", &crossed, &cross_steps) {
                 let penalty = penalties[judged.step];
-                note(Form::Crosses, &judged, own_alpha, Some(penalty));
-                if folds.is_better(&best, &judged) {
-                    (best, alpha, bends) = (judged, own_alpha, Bends::Crosses { penalty });
-                }
+                candidates.push(Candidate {
+                    alpha,
+                    bends: Bends::Crosses { penalty },
+                    judged,
+                });
             }
         }
+        Self::simplest_of(&folds, &candidates)
+    }
+
+    /// The simplest candidate that none of the richer ones, which follow it, beats by more than the
+    /// standard error of the difference.
+    fn simplest_of(folds: &Folds, candidates: &[Candidate]) -> Self {
+        let better = |best, rich: &Candidate| folds.is_better(best, &rich.judged, 1.0);
+        let chosen = candidates.iter().reduce(|best, rich| {
+            if better(&best.judged, rich) {
+                rich
+            } else {
+                best
+            }
+        });
+        let chosen = chosen.expect("lines are always among the candidates");
+        let others = candidates.iter().filter(|c| !std::ptr::eq(*c, chosen));
+        let others: Vec<&Judgement> = others.map(|c| &c.judged).collect();
+        let tried = candidates.iter().map(|c| Tried {
+            form: c.bends.form(),
+            alpha: c.alpha,
+            cross_penalty: c.bends.cross_penalty(),
+            log_loss: folds.log_loss(&c.judged),
+        });
         Self {
-            alpha,
-            calibration: folds.calibration(&best),
-            tried,
-            bends,
+            alpha: chosen.alpha,
+            calibration: folds.calibration(&chosen.judged),
+            disagreement: folds.disagreement(&chosen.judged, &others),
+            tried: tried.collect(),
+            bends: chosen.bends,
         }
     }
 
@@ -145,18 +189,11 @@ impl Recipe {
     }
 
     pub fn form(&self) -> Form {
-        match self.bends {
-            Bends::Unchosen | Bends::Lines => Form::Lines,
-            Bends::Bands => Form::Bands,
-            Bends::Crosses { .. } => Form::Crosses,
-        }
+        self.bends.form()
     }
 
     pub fn cross_penalty(&self) -> Option<f64> {
-        match self.bends {
-            Bends::Crosses { penalty } => Some(penalty),
-            Bends::Unchosen | Bends::Lines | Bends::Bands => None,
-        }
+        self.bends.cross_penalty()
     }
 
     /// The design to fit, with the crossed pairs whose blocks come last; `bands` is the design of the
