@@ -183,7 +183,8 @@ impl Folds {
             .iter()
             .filter(|other| !self.is_better(other, chosen, CLEARLY_WORSE));
         let squares: Vec<f64> = rivals.map(|other| square(other)).collect();
-        squares.iter().sum::<f64>() / (squares.len() + 1) as f64
+        // From zero, as the sum of none is minus zero.
+        squares.iter().fold(0.0, |sum, square| sum + square) / (squares.len() + 1) as f64
     }
 
     fn by_deal(&self, values: impl Iterator<Item = f64>) -> Vec<f64> {
