@@ -3,7 +3,8 @@
 //! One penalty for all would shrink what matters as far as what does not. A block's weights are taken
 //! as draws from a normal distribution of the block's own variance, and the variance is set to what
 //! the fit and its uncertainty say it is, until it settles (MacKay, "Bayesian Interpolation", Neural
-//! Computation 1992, with the update of expectation-maximisation). A variance is the square of the
+//! Computation 1992, eq. 4.2: squared weights over the number of weights that the data determine). A
+//! variance is the square of the
 //! block's height in the design: a penalty of one then shrinks each block as the evidence asks, a new
 //! rep to the mean of reps, and hundreds of idle levels to nearly nothing.
 
@@ -17,9 +18,9 @@ use super::estimator::{Problem, search_only};
 const VARIANCE_START: f64 = 0.1;
 /// Weights of a tenth of the smallest effect worth a word, and of more than any real effect.
 const VARIANCES: std::ops::RangeInclusive<f64> = 1e-4..=4.0;
-const ROUNDS_MAX: usize = 15;
+const ROUNDS_MAX: usize = 10;
 /// Change of every height, as a factor, at which the rounds end.
-const SETTLED: f64 = 1.02;
+const SETTLED: f64 = 1.05;
 /// Width beyond which the matrices would take minutes; heights are then equal.
 const WIDTH_MAX: usize = 1500;
 
@@ -54,8 +55,9 @@ pub fn heights(mut design: Design, won: &[bool], row_weight: f64) -> Vec<f64> {
         for (block, height) in heights.iter_mut().enumerate() {
             let own = design.offset(block)..design.offset(block) + design.blocks()[block].width();
             let width = own.len() as f64;
-            let spread: f64 = own.map(|i| params[i] * params[i] + variances[i]).sum();
-            let variance = *height * *height * spread / width;
+            let determined = width - own.clone().map(|i| variances[i]).sum::<f64>();
+            let squares: f64 = own.map(|i| params[i] * params[i]).sum();
+            let variance = *height * *height * squares / determined.max(1e-6 * width);
             let next = variance.clamp(*VARIANCES.start(), *VARIANCES.end()).sqrt();
             changed = changed.max(next / *height).max(*height / next);
             *height = next;

@@ -23,7 +23,7 @@ const BESIDE_CROSSES: f64 = 3.0;
 /// The penalty where there are too few deals to choose one.
 const ALPHA_UNCHOSEN: f64 = 10.0;
 /// Rows that the shrinkage of the columns looks at.
-const EVIDENCE_ROWS_MAX: usize = 40_000;
+const EVIDENCE_ROWS_MAX: usize = 20_000;
 
 /// What is chosen by looking at the training rows, and serves the fit on all of them.
 #[derive(Debug, Clone)]

@@ -183,7 +183,7 @@ async fn a_second_model_is_a_candidate_until_it_is_activated() {
     assert!(report["train_deals"].as_u64().unwrap() > 0, "{report}");
     assert_eq!(
         report["coefficients"][0]["columns"],
-        json!(["owner"]),
+        json!(["amount"]),
         "{report}"
     );
     let model = service
