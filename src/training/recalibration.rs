@@ -26,23 +26,28 @@ pub fn recalibration(
     picked: &[usize],
 ) -> Option<Recalibration> {
     let newest = newest_settled(history);
-    let rows = picked.iter().map(|&index| &history.rows[index]);
-    let rows: Vec<&Row> = rows.filter(|row| row.at <= newest).collect();
+    let is_settled = |index: &usize| history.rows[*index].at <= newest;
+    let settled: Vec<usize> = picked.iter().copied().filter(is_settled).collect();
+    Recalibration::of(forecasts(scorer, history, &settled))
+}
+
+/// What the model says of the rows: deal after deal, those whose first row is older first, of one moment
+/// those created earlier.
+fn forecasts(scorer: &Scorer, history: &History, picked: &[usize]) -> Vec<Forecast> {
+    let rows = || picked.iter().map(|&index| &history.rows[index]);
     let mut begins: BTreeMap<usize, Timestamp> = BTreeMap::new();
-    for row in &rows {
+    for row in rows() {
         let begin = begins.entry(row.deal).or_insert(row.at);
         *begin = row.at.min(*begin);
     }
-    let forecast = |row: &&Row| Forecast {
+    let forecast = |row: &Row| Forecast {
         log_odds: (scorer.model()).calibrate(scorer.log_odds(&history.snapshot(row))),
         won: row.won,
         deal: row.deal,
     };
-    let mut forecasts: Vec<Forecast> = rows.iter().map(forecast).collect();
-    // Deals of one moment in the order of their creation.
-    let age = |row: &Forecast| (begins[&row.deal], history.dated(row.deal), row.deal);
-    forecasts.sort_by_key(age);
-    Recalibration::of(forecasts)
+    let mut forecasts: Vec<Forecast> = rows().map(forecast).collect();
+    forecasts.sort_by_key(|row| (begins[&row.deal], history.dated(row.deal), row.deal));
+    forecasts
 }
 
 /// What to recalibrate on.
@@ -122,6 +127,7 @@ mod tests {
     use crate::evaluation::log_loss;
     use crate::model::Model;
     use crate::progress::silent;
+    use crate::scoring::Grade;
     use crate::simulate::{self, Settings, SimulatedDeal};
     use crate::training::{TrainOptions, train};
     use std::sync::LazyLock;
@@ -136,8 +142,8 @@ mod tests {
     /// Two years and a half in which the log-odds of all deals fall by 0.3.
     static MARKET: LazyLock<Vec<SimulatedDeal>> = LazyLock::new(|| {
         let settings = Settings {
-            deals_count: 6000,
-            seed: 11,
+            deals_count: 8000,
+            seed: 1,
             as_of: "2026-10-01".parse().unwrap(),
             history_days: 913,
             extra_columns: 0,
@@ -175,37 +181,103 @@ mod tests {
         }
     }
 
-    /// How far the model is from the truth at the creation of deals after a time: log loss above that
-    /// of the true probabilities, expected over outcomes.
-    fn excess_log_loss(model: &Model, after: Timestamp) -> f64 {
+    /// Probability that the model gives to each deal that began after the cut, and the true one.
+    fn beside_truth(model: &Model) -> Vec<(f64, f64)> {
         let scorer = scorer(model);
-        let later = MARKET.iter().filter(|s| s.deal.created_at >= Some(after));
-        let excess: Vec<f64> = later
-            .map(|simulated| {
-                let created = simulated.deal.created_at.unwrap();
-                let p = scorer.score(&simulated.deal, created).win_probability.get();
-                let truth = simulated.truth.p_at_creation;
-                let expected =
-                    |p: f64| truth * log_loss(p, true) + (1.0 - truth) * log_loss(p, false);
-                expected(p) - expected(truth)
-            })
-            .collect();
-        excess.iter().sum::<f64>() / excess.len() as f64
+        let later = MARKET.iter().filter(|s| s.deal.created_at >= Some(at(CUT)));
+        let beside = later.map(|simulated| {
+            let created = simulated.deal.created_at.unwrap();
+            let score = scorer.score(&simulated.deal, created);
+            (score.win_probability.get(), simulated.truth.p_at_creation)
+        });
+        beside.collect()
+    }
+
+    fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+        let count = values.len() as f64;
+        values.sum::<f64>() / count
+    }
+
+    fn off_truth(model: &Model) -> f64 {
+        mean(beside_truth(model).iter().map(|(p, truth)| p - truth))
+    }
+
+    /// Log loss above that of the true probabilities, expected over outcomes.
+    fn excess_log_loss(model: &Model) -> f64 {
+        let expected =
+            |p: f64, truth: f64| truth * log_loss(p, true) + (1.0 - truth) * log_loss(p, false);
+        let beside = beside_truth(model);
+        mean(
+            beside
+                .iter()
+                .map(|&(p, truth)| expected(p, truth) - expected(truth, truth)),
+        )
     }
 
     #[test]
     fn a_market_that_became_harder_is_followed() {
-        let scorer_before = scorer(&MODEL);
-        let (after, found) = recalibrate(&scorer_before, &DEALS, options(at(END))).unwrap();
-        eprintln!(
-            "{} {:?}",
-            found.summary,
-            (
-                excess_log_loss(&MODEL, at(CUT)),
-                excess_log_loss(&after, at(CUT))
-            )
+        let (after, found) = recalibrate(&scorer(&MODEL), &DEALS, options(at(END))).unwrap();
+        assert!(found.shift < -0.1, "{found:?}");
+        assert!(
+            off_truth(&after).abs() < 0.5 * off_truth(&MODEL),
+            "{found:?}"
         );
-        assert!((-0.35..-0.05).contains(&found.shift), "{found:?}");
-        assert!(excess_log_loss(&after, at(CUT)) < excess_log_loss(&MODEL, at(CUT)));
+        assert!(excess_log_loss(&after) < 0.9 * excess_log_loss(&MODEL));
+
+        let recalibrated = after.recalibrated.as_ref().unwrap();
+        assert_eq!(
+            (&recalibrated.from_version, &recalibrated.by),
+            (&MODEL.version, &found)
+        );
+        assert_ne!(after.version, MODEL.version);
+        assert_eq!(Model::from_json(&after.to_json()).unwrap(), after);
+        let grades = |model: &Model| -> Vec<Grade> {
+            let scorer = scorer(model);
+            DEALS
+                .iter()
+                .map(|deal| scorer.score(deal, at(END)).grade)
+                .collect()
+        };
+        assert_eq!(grades(&after), grades(&MODEL));
+
+        // What it was shifted by is no news to it.
+        let again = recalibrate(&scorer(&after), &DEALS, options(at(END)));
+        let reason = again.unwrap_err().to_string();
+        assert!(reason.contains("10 won and 10 lost deals"), "{reason}");
+        let all = RecalibrateOptions {
+            or_all: true,
+            force: true,
+            ..options(at(END))
+        };
+        assert!(recalibrate(&scorer(&after), &DEALS, all).is_ok());
+    }
+
+    #[test]
+    fn a_shift_beyond_all_reason_is_refused() {
+        let (_, mut found) = recalibrate(&scorer(&MODEL), &DEALS, options(at(END))).unwrap();
+        for shift in [-25.0, 25.0, f64::NAN] {
+            found.shift = shift;
+            assert!(
+                MODEL.recalibrated(found.clone(), at(END)).is_err(),
+                "{shift}"
+            );
+        }
+    }
+
+    /// Two months after the cut, most deals that began since and have ended are lost.
+    #[test]
+    fn haste_is_not_taken_for_a_falling_market() {
+        let soon = at(CUT) + SignedDuration::from_hours(24 * 60);
+        let scorer = scorer(&MODEL);
+        let refused = recalibrate(&scorer, &DEALS, options(soon)).unwrap_err();
+        assert!(
+            refused.to_string().contains("10 won and 10 lost deals"),
+            "{refused}"
+        );
+        let history = History::with_basis(&DEALS, soon, MODEL.training.basis).unwrap();
+        let hasty = forecasts(&scorer, &history, &rows_since(&history, at(CUT)));
+        let hasty = Recalibration::of(hasty).unwrap();
+        // The fifteen months up to the end ask for half of it.
+        assert!(hasty.is_offered && hasty.shift < -0.5, "{hasty:?}");
     }
 }
