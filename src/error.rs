@@ -69,6 +69,9 @@ pub enum Error {
     /// 409, exit code 1.
     #[error("no other model was active before this one: there is nothing to go back to")]
     NoPreviousModel,
+    /// Outcomes do not ask for a recalibration, or too few are known. 409, exit code 1.
+    #[error("{0}")]
+    NotOffered(String),
     /// Well-formed, but not what a model's mapping marks as actionable. 422, exit code 2.
     #[error("{}", join(.0))]
     NotActionable(Vec<FieldError>),

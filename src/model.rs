@@ -10,9 +10,10 @@ use sha2::{Digest, Sha256};
 use crate::baseline::Baseline;
 use crate::columns::Column;
 use crate::crosses::Cross;
-use crate::domain::{Exchange, Probability};
+use crate::domain::{Exchange, LogOdds, Probability};
 use crate::error::{Error, Result};
 use crate::evaluation::Evaluation;
+use crate::evaluation::recalibration::Recalibration;
 use crate::ingest::Mapping;
 
 /// What every model file says first.
@@ -48,6 +49,8 @@ pub struct Model {
     pub crosses: Vec<Cross>,
     /// Of the log-odds; `None` where they are best as they are.
     pub calibration: Option<Calibration>,
+    /// How the calibration was shifted after the training; the report is that of the training.
+    pub recalibrated: Option<Recalibrated>,
     pub dropped: Vec<Dropped>,
     /// Columns that seem to know how deals ended; those left out are in `dropped` too.
     pub findings: Vec<Finding>,
@@ -169,6 +172,24 @@ impl Calibration {
     pub fn apply(&self, log_odds: f64) -> f64 {
         self.shift + self.slope * log_odds
     }
+
+    fn is_sound(&self) -> bool {
+        // NaN is in no range.
+        (f64::MIN_POSITIVE..=CALIBRATION_MAX).contains(&self.slope)
+            && self.shift.abs() <= CALIBRATION_MAX
+    }
+}
+
+/// A shift of the calibration to newer outcomes, with everything else left as it was trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recalibrated {
+    /// The model that it was before.
+    pub from_version: String,
+    /// No outcome after it was known.
+    pub at: Timestamp,
+    /// The shift, and what it was found on.
+    pub by: Recalibration,
 }
 
 /// How far a model bends; the more it may, the more deals it takes to tell.
@@ -369,6 +390,7 @@ impl Model {
             columns: parts.columns,
             crosses: parts.crosses,
             calibration: parts.calibration,
+            recalibrated: None,
             dropped: parts.dropped,
             findings: parts.findings,
             mapping: parts.mapping,
@@ -377,6 +399,47 @@ impl Model {
         };
         model.version = model.computed_version();
         model
+    }
+
+    /// The same model with log-odds shifted by a recalibration, under a version of its own. The bounds of
+    /// the grades move along: a deal keeps its grade.
+    ///
+    /// # Errors
+    /// `Unusable` when the shift is beyond what a model can have.
+    pub fn recalibrated(&self, by: Recalibration, at: Timestamp) -> Result<Self> {
+        let before = self.calibration.unwrap_or(Calibration::IDENTITY);
+        let calibration = Calibration {
+            shift: before.shift + by.shift,
+            ..before
+        };
+        let too_far = |reason: String| Error::Unusable(format!("cannot recalibrate: {reason}"));
+        if !calibration.is_sound() {
+            let shift = calibration.shift;
+            return Err(too_far(format!("log-odds would be shifted by {shift:.1}")));
+        }
+        let mut grades = self.grades;
+        for bound in &mut grades {
+            let moved = LogOdds::new(bound.log_odds().get() + by.shift).map_err(too_far)?;
+            *bound = moved.probability();
+        }
+        let mut model = Self {
+            grades,
+            calibration: Some(calibration),
+            recalibrated: Some(Recalibrated {
+                from_version: self.version.clone(),
+                at,
+                by,
+            }),
+            ..self.clone()
+        };
+        model.version = model.computed_version();
+        Ok(model)
+    }
+
+    /// No outcome after it was known to the training, or to the recalibration that followed.
+    pub fn known_until(&self) -> Timestamp {
+        let recalibrated = self.recalibrated.as_ref();
+        recalibrated.map_or(self.training.as_of, |r| r.at.max(self.training.as_of))
     }
 
     /// Columns of the design without the intercept.
@@ -456,13 +519,7 @@ impl Model {
         if !self.crosses.iter().all(|cross| self.is_sound_cross(cross)) {
             return damaged("a cross does not fit its columns");
         }
-        let is_sound = |c: &Calibration| {
-            finite(&[c.slope, c.shift])
-                && c.slope > 0.0
-                && c.slope <= CALIBRATION_MAX
-                && c.shift.abs() <= CALIBRATION_MAX
-        };
-        if !self.calibration.iter().all(is_sound) {
+        if !self.calibration.iter().all(Calibration::is_sound) {
             return damaged("its calibration is beyond what training can give");
         }
         if !self.covariance.holds(self.width() + 1) {

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::columns::{Column, Treatment};
 use crate::crosses::Cross;
-use crate::model::{Dropped, Finding, Model, Report, Training};
+use crate::model::{Dropped, Finding, Model, Recalibrated, Report, Training};
 
 /// All that is known of a model.
 #[derive(Debug, Serialize)]
@@ -15,6 +15,8 @@ pub struct ModelReport<'a> {
     pub dealrank: &'a str,
     pub trained_at: Timestamp,
     pub training: &'a Training,
+    /// `None` for a model as it was trained.
+    pub recalibrated: Option<&'a Recalibrated>,
     #[serde(flatten)]
     pub report: &'a Report,
     pub coefficients: Vec<Coefficient>,
@@ -30,6 +32,7 @@ impl<'a> ModelReport<'a> {
             dealrank: &model.dealrank,
             trained_at: model.trained_at,
             training: &model.training,
+            recalibrated: model.recalibrated.as_ref(),
             report: &model.report,
             coefficients: coefficients(model),
             dropped: &model.dropped,

@@ -7,6 +7,7 @@ pub mod challenge;
 mod choice;
 mod judging;
 mod leakage;
+pub mod recalibration;
 mod recipe;
 pub mod rows;
 mod scarcity;

@@ -65,12 +65,12 @@ pub fn run(args: Args) -> Result<()> {
 
 /// Deals that ended before the model's last day may have been learned from: judging by them flatters.
 fn tell_if_seen(model: &Model, deals: &[Deal]) {
-    let ended = |deal: &&Deal| deal.closed_at.is_some_and(|at| at <= model.training.as_of);
+    let known_until = model.known_until();
+    let ended = |deal: &&Deal| deal.closed_at.is_some_and(|at| at <= known_until);
     let known = deals.iter().filter(ended).count();
     if known > 0 {
         eprintln!(
-            "note: {known} of these deals had ended when the model was trained (as of {}); if it learned from them, these measures flatter it",
-            model.training.as_of
+            "note: {known} of these deals had ended when the model was trained (as of {known_until}); if it learned from them, these measures flatter it"
         );
     }
 }

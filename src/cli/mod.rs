@@ -11,6 +11,7 @@ mod files;
 mod healthcheck;
 mod import;
 mod models;
+mod recalibrate;
 mod report;
 mod score;
 mod serve;
@@ -53,6 +54,8 @@ enum Command {
     Score(score::Args),
     /// Judge a model on closed deals that it has not seen
     Evaluate(evaluate::Args),
+    /// Shift a model's probabilities to what newer deals came to, where that helps
+    Recalibrate(recalibrate::Args),
 }
 
 /// Parses the arguments, runs the command, and says what went wrong.
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::run(args),
         Command::Score(args) => score::run(args),
         Command::Evaluate(args) => evaluate::run(args),
+        Command::Recalibrate(args) => recalibrate::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -144,6 +148,7 @@ fn exit_code(error: &Error) -> u8 {
         | Error::CursorExpired
         | Error::NoModel
         | Error::NoPreviousModel
+        | Error::NotOffered(_)
         | Error::Busy(_)
         | Error::Internal(_) => 1,
     }

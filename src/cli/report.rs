@@ -80,6 +80,9 @@ pub fn of_evaluation(e: &Evaluation) -> String {
     for found in &e.fairness {
         fairness(&mut text, found);
     }
+    if let Some(found) = &e.recalibration {
+        let _ = writeln!(text, "\n{}", found.summary);
+    }
     let _ = writeln!(text, "\n{}", e.verdict);
     text
 }
@@ -136,6 +139,16 @@ fn training(text: &mut String, model: &Model) {
             text,
             "calibrated on deals that the coefficients had not seen: {:.2} x log-odds {:+.2}",
             calibration.slope, calibration.shift
+        );
+    }
+    if let Some(recalibrated) = &model.recalibrated {
+        let _ = writeln!(
+            text,
+            "recalibrated from {} at {}, on {} newer deals: {:+.3} of it",
+            recalibrated.from_version,
+            recalibrated.at,
+            recalibrated.by.deals,
+            recalibrated.by.shift
         );
     }
 }

@@ -1,13 +1,15 @@
 //! How good probabilities are, on deals the model has not seen: [`measures`] of the probabilities
 //! themselves, their [`reliability`] in deals and in money, what a ranking by them would have been worth
-//! ([`backtest`]), how far the deals have moved from those learned from ([`drift`]), and whether groups
-//! of people are selected alike ([`fairness`]).
+//! ([`backtest`]), how far the deals have moved from those learned from ([`drift`]), whether the
+//! probabilities have become too high or too low as a whole ([`recalibration`]), and whether groups of
+//! people are selected alike ([`fairness`]).
 
 pub mod backtest;
 mod bootstrap;
 pub mod drift;
 pub mod fairness;
 pub mod measures;
+pub mod recalibration;
 pub mod reliability;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +23,7 @@ use fairness::Fairness;
 pub use measures::auc;
 pub use measures::log_loss;
 use measures::{lift, pr_auc, square_error};
+use recalibration::Recalibration;
 use reliability::Bin;
 
 /// A row to judge by: what was predicted, what happened, and what else a ranking could have gone by.
@@ -126,12 +129,14 @@ pub struct Evaluation {
     pub backtest: Option<Backtest>,
     /// `None` where the predictions were judged without their deals.
     pub drift: Option<Drift>,
+    /// `None` where the predictions were judged without their deals, or too few of these are old enough.
+    pub recalibration: Option<Recalibration>,
     /// One entry a protected attribute.
     pub fairness: Vec<Fairness>,
 }
 
 /// Judges predictions; `None` when there are no rows. `seed` drives the bootstrap. Drift and fairness
-/// need more than predictions and are left empty.
+/// need more than predictions and are left empty, as is the recalibration.
 pub fn evaluate(rows: &[Judged], reference: Reference, seed: u64) -> Option<Evaluation> {
     if rows.is_empty() {
         return None;
@@ -166,6 +171,7 @@ pub fn evaluate(rows: &[Judged], reference: Reference, seed: u64) -> Option<Eval
         reliability,
         backtest,
         drift: None,
+        recalibration: None,
         fairness: Vec::new(),
     };
     evaluation.verdict = verdict(&evaluation);

@@ -154,6 +154,10 @@ fn routes(config: &mut ServiceConfig) {
             "/v1/models/{version}/activate",
             [(M::POST, web::to(models::activate))],
         ))
+        .service(resource(
+            "/v1/models/{version}/recalibrate",
+            [(M::POST, web::to(models::recalibrate))],
+        ))
         .service(resource("/v1/jobs", [(M::GET, web::to(jobs::list))]))
         .service(resource("/v1/jobs/{id}", [(M::GET, web::to(jobs::read))]))
         .service(resource(

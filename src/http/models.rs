@@ -12,8 +12,9 @@ use super::query::Params;
 use crate::app::App;
 use crate::book::Shadow;
 use crate::error::{Error, Result};
-use crate::jobs::{Task, TrainRequest};
-use crate::model::{Dropped, Finding, Model, Training};
+use crate::jobs::{RecalibratedModel, Task, TrainRequest, recalibrate as shift};
+use crate::model::{Dropped, Finding, Model, Recalibrated, Training};
+use crate::progress::silent;
 use crate::report::ModelReport;
 use crate::store::{Activation, ModelSummary};
 use crate::training::challenge::Challenge;
@@ -55,7 +56,7 @@ impl From<Activation> for ActivationBody {
 #[schema(as = Model)]
 pub(super) struct ModelBody {
     version: String,
-    /// `trained`, `shipped` or `imported`.
+    /// `trained`, `recalibrated`, `shipped` or `imported`.
     origin: String,
     #[schema(format = DateTime)]
     created_at: String,
@@ -90,6 +91,9 @@ pub(super) struct ModelDetail {
     /// Deals, rows, period, base rate, penalty.
     #[schema(value_type = Object)]
     training: Training,
+    /// From which model it was made, when, and by what shift; null for a model as it was trained.
+    #[schema(value_type = Option<Object>)]
+    recalibrated: Option<Recalibrated>,
     /// Columns that were left out, and why.
     #[schema(value_type = Vec<Object>)]
     dropped: Vec<Dropped>,
@@ -171,6 +175,7 @@ pub async fn read(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, 
         model: summary.into(),
         trained_at: model.trained_at.to_string(),
         training: model.training,
+        recalibrated: model.recalibrated,
         dropped: model.dropped,
         findings: model.findings,
     }))
@@ -179,8 +184,9 @@ pub async fn read(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, 
 /// Read how good a model is on deals that it has not seen
 ///
 /// Measures against the base rate, reliability in deals and in money, the won value that a ranking by
-/// expected value captures against other orders, drift and fairness (all under `held_out`, which is
-/// null when there were too few deals to hold any out), the coefficients with their standard errors,
+/// expected value captures against other orders, drift, fairness, and whether a recalibration would have
+/// been offered (all under `held_out`, which is null when there were too few deals to hold any out), the
+/// coefficients with their standard errors,
 /// and the columns that were left out.
 ///
 /// With how it did against the champion of its day (`challenge`), and, while it waits, what became of
@@ -245,6 +251,34 @@ pub async fn export(app: Data<App>, request: HttpRequest) -> Result<HttpResponse
 pub async fn activate(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let version = model(&app, &request).await?.version;
     Ok(accepted(app.jobs.submit(Task::Activate { version }).await?))
+}
+
+/// Shift a model to the outcomes since it was trained
+///
+/// Where more or fewer deals are won than it expects, all log-odds are shifted by one number; the order
+/// of deals stays. Found on the deals in the store that closed since, as far as they are old enough, and
+/// offered only if it exceeds chance and helps the newer half of them. The result is a model of its own
+/// that waits to be activated.
+#[utoipa::path(post, path = "/v1/models/{version}/recalibrate", operation_id = "recalibrateModel", tag = "models",
+    params(
+        ("version" = String, Path, description = "or `active`"),
+        ("force" = Option<bool>, Query, description = "`true` applies a shift that is not offered"),
+    ),
+    responses(
+        (status = 201, description = "Registered; the header `location` leads to it", body = RecalibratedModel),
+        (status = 409, description = "`not_offered`: within chance, of no help, or too few deals to tell",
+            body = ProblemDocument, content_type = "application/problem+json"),
+        (status = "4XX", body = ProblemDocument, content_type = "application/problem+json"),
+    ))]
+pub async fn recalibrate(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let mut params = Params::of(&request)?;
+    let force = params.parsed("force", "true or false").unwrap_or(false);
+    params.finish()?;
+    let version = version(&app, &request).await?;
+    let shifted = shift(&app.book, &version, force, silent).await?;
+    Ok(HttpResponse::Created()
+        .insert_header(("location", format!("/v1/models/{}", shifted.model_version)))
+        .json(shifted))
 }
 
 /// Go back to the champion before the present one

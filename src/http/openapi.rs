@@ -34,6 +34,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
         super::models::report,
         super::models::export,
         super::models::activate,
+        super::models::recalibrate,
         super::models::roll_back,
         super::jobs::list,
         super::jobs::read,

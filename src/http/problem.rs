@@ -33,6 +33,7 @@ kinds! {
     BODY_TIMEOUT: REQUEST_TIMEOUT, "body_timeout", "The body did not arrive in time";
     CONFLICT: CONFLICT, "conflict", "The request contradicts what is there";
     NO_PREVIOUS_MODEL: CONFLICT, "no_previous_model", "There is no model to go back to";
+    NOT_OFFERED: CONFLICT, "not_offered", "A recalibration is not called for";
     CURSOR_EXPIRED: GONE, "cursor_expired", "The cursor is older than what is kept";
     TOO_LARGE: PAYLOAD_TOO_LARGE, "too_large", "A limit was passed";
     MEDIA_TYPE_UNSUPPORTED: UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "The body is of a type that is not taken here";
@@ -175,6 +176,7 @@ impl From<Error> for Problem {
             Error::NotFound { .. } => Self::new(&NOT_FOUND, detail),
             Error::Conflict(_) => Self::new(&CONFLICT, detail),
             Error::NoPreviousModel => Self::new(&NO_PREVIOUS_MODEL, detail),
+            Error::NotOffered(_) => Self::new(&NOT_OFFERED, detail),
             Error::CursorExpired => Self::new(&CURSOR_EXPIRED, detail),
             Error::NoModel => Self::new(
                 &NO_MODEL,

@@ -2,6 +2,7 @@
 
 mod import;
 mod periodic;
+mod recalibrate;
 mod train;
 
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use crate::progress::Progress;
 use crate::store::{Job, JobState};
 
 pub use import::{ImportReport, ImportTask, import};
+pub use recalibrate::{RecalibratedModel, recalibrate};
 pub use train::{TrainRequest, Trained, train};
 
 /// How often the progress of a running job is written to the store.

@@ -117,7 +117,7 @@ fn learn(
 }
 
 /// The open deals and the closed ones that are wanted.
-async fn read_deals(
+pub(super) async fn read_deals(
     book: &Book,
     closed_since: Option<Timestamp>,
     on_progress: OnProgress<'_>,

@@ -122,7 +122,7 @@ fn compare(
     on_progress: OnProgress,
 ) -> Result<Comparison> {
     let history = History::of(deals, options.as_of)?;
-    let (cut, picked) = judged_rows(&history, champion.model().training.as_of)?;
+    let (cut, picked) = judged_rows(&history, champion.model().known_until())?;
     let challenger = Scorer::new(
         fit_as_of(deals, cut, options, on_progress)?.into(),
         champion.exchange().clone(),

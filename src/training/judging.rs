@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::recalibration::recalibration;
 use super::rows::{History, Row};
 use super::win_probability;
 use crate::baseline::{Reads, Scored};
@@ -50,6 +51,7 @@ pub fn judge(
         exchange: &model.exchange,
     };
     evaluation.drift = Some(model.baseline.drift(scored, reads)?);
+    evaluation.recalibration = recalibration(scorer, history, picked);
     evaluation.fairness = fairness(model, &judged, &snapshots)?;
     Ok(Some(evaluation))
 }

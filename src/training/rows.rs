@@ -24,7 +24,7 @@ const TEST_SHARE: f64 = 0.25;
 const DATED_SHARE_MIN: f64 = 0.9;
 /// Landmarks younger than this quantile of deal durations are left out at the end of the period:
 /// of those, only the deals that ended quickly are known.
-const CENSORING_QUANTILE: f64 = 0.9;
+pub(super) const CENSORING_QUANTILE: f64 = 0.9;
 
 /// A deal at a moment when it was open, and how it ended.
 #[derive(Debug, Clone, Copy, PartialEq)]

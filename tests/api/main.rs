@@ -9,6 +9,7 @@ mod operations;
 mod over_time;
 mod parity;
 mod quality;
+mod recalibration;
 mod redis;
 mod report;
 mod scores;
