@@ -1,10 +1,10 @@
 //! How far the model may bend and how far its weights are shrunk: found by looking at the training
 //! rows alone, and the same for every data set.
 
-use super::choice::{Folds, Judgement, Step};
+use super::choice::{Beside, Folds, Judgement, Step};
 use super::phase;
 use crate::columns::Column;
-use crate::crosses::{LevelCodes, Pair};
+use crate::crosses::{LevelCodes, Pair, Unexplained};
 use crate::domain::probability::logistic;
 use crate::error::Result;
 use crate::learning::design::{Block, Design, NO_LEVEL};
@@ -128,23 +128,33 @@ impl Recipe {
 
         let mut shrunk = bands.clone();
         shrunk.set_heights(&band_heights);
-        let pairs = worthy_pairs(columns, &shrunk, won, deals, alpha_of_bands);
-        if let Some(pairs) = pairs.ok().filter(|pairs| !pairs.is_empty()) {
-            let penalties = CROSS_PENALTIES.map(|penalty| penalty * rows_per_deal);
-            let alpha = BESIDE_CROSSES * alpha_of_bands;
-            let cross_steps = penalties.map(|penalty| Step {
+        let penalties = CROSS_PENALTIES.map(|penalty| penalty * rows_per_deal);
+        let alpha = BESIDE_CROSSES * alpha_of_bands;
+        let crossing = |rows: &[usize]| {
+            let pairs = worthy_pairs(columns, &shrunk, won, deals, Some(rows), alpha_of_bands);
+            let pairs = pairs.unwrap_or_default();
+            let step = |penalty| Step {
                 alpha,
                 heights: crossed_heights(&band_heights, pairs.len(), alpha, penalty),
-            });
-            let crossed = shrunk.with(pairs.iter().map(Pair::block).collect());
-            if let Some(judged) = judge("trying crosses", &crossed, &cross_steps) {
-                let penalty = penalties[judged.step];
-                candidates.push(Candidate {
-                    alpha,
-                    bends: Bends::Crosses { penalty },
-                    judged,
-                });
+            };
+            Beside {
+                steps: match pairs.is_empty() {
+                    true => Vec::new(),
+                    false => penalties.map(step).to_vec(),
+                },
+                blocks: pairs.iter().map(Pair::block).collect(),
             }
+        };
+        let judged = folds.judge_beside(&shrunk, crossing, |done, total| {
+            on_progress(phase("trying crosses", done, total))
+        });
+        if let Some(judged) = judged {
+            let penalty = penalties[judged.step];
+            candidates.push(Candidate {
+                alpha,
+                bends: Bends::Crosses { penalty },
+                judged,
+            });
         }
         Self::simplest_of(&folds, &candidates)
     }
@@ -220,7 +230,14 @@ impl Recipe {
         let Bends::Crosses { penalty } = self.bends else {
             return Ok((bands, Vec::new()));
         };
-        let pairs = worthy_pairs(columns, &bands, won, deals, self.alpha / BESIDE_CROSSES)?;
+        let pairs = worthy_pairs(
+            columns,
+            &bands,
+            won,
+            deals,
+            None,
+            self.alpha / BESIDE_CROSSES,
+        )?;
         let mut crossed = bands.with(pairs.iter().map(Pair::block).collect());
         crossed.set_heights(&crossed_heights(
             &band_heights,
@@ -287,29 +304,94 @@ fn straight(columns: &mut [Column], bands: &Design) -> Design {
     Design::new(bands.rows(), blocks).expect("parts of a sound design are sound")
 }
 
-/// The pairs of columns worth crossing, told by what a fit without crosses leaves unexplained.
+/// The pairs of columns worth crossing, told by what a fit without crosses leaves unexplained of
+/// `rows`; of all rows without them. `bands` has them all.
 fn worthy_pairs(
     columns: &[Column],
     bands: &Design,
     won: &[bool],
     deals: &[usize],
+    rows: Option<&[usize]>,
     alpha: f64,
 ) -> Result<Vec<Pair>> {
+    let picked = rows.map(|rows| {
+        let won: Vec<bool> = rows.iter().map(|&row| won[row]).collect();
+        (bands.select(rows).serial(), won)
+    });
+    let (design, outcomes) = match &picked {
+        Some((design, won)) => (design, &won[..]),
+        None => (bands, won),
+    };
     let problem = Problem {
-        design: bands,
-        won,
+        design,
+        won: outcomes,
         weights: None,
         alpha,
     };
     let fitted = estimator::search_only(problem, None)?;
-    let eta = bands.linear_predictor(&fitted.params());
-    let derivatives = eta.iter().zip(won).map(|(&eta, &won)| {
-        let p = logistic(eta);
-        (p - f64::from(u8::from(won)), p * (1.0 - p))
-    });
-    let (residuals, curvature): (Vec<f64>, Vec<f64>) = derivatives.unzip();
+    let eta = design.linear_predictor(&fitted.params());
+    let places = rows.map_or_else(|| (0..won.len()).collect(), <[usize]>::to_vec);
+    let unexplained = places.into_iter().zip(eta.iter().zip(outcomes));
+    let unexplained: Vec<Unexplained> = unexplained
+        .map(|(row, (&eta, &won))| {
+            let p = logistic(eta);
+            Unexplained {
+                row,
+                residual: p - f64::from(u8::from(won)),
+                curvature: p * (1.0 - p),
+            }
+        })
+        .collect();
     let rows_per_deal = rows_per_deal(deals);
     // Any of the penalties that may be chosen: the order of the pairs hardly depends on it.
     let penalty = CROSS_PENALTIES[3] * rows_per_deal;
-    Ok(LevelCodes::of(columns, bands).pairs(&residuals, &curvature, deals, penalty))
+    Ok(LevelCodes::of(columns, bands).pairs(&unexplained, deals, penalty))
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::columns::{Encoder, Source};
+    use crate::features::Reading;
+    use crate::ingest::mapping::ColumnType;
+    use crate::progress::silent;
+
+    /// Among hundreds of pairs some seem to tell of any outcome; they do not tell of others.
+    #[test]
+    fn crosses_of_nothing_are_not_chosen() {
+        const ROWS: usize = 3000;
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        let deals: Vec<usize> = (0..ROWS).collect();
+        let won: Vec<bool> = (0..ROWS).map(|_| rng.random::<f64>() < 0.3).collect();
+        let (mut columns, mut blocks) = (Vec::new(), Vec::new());
+        for index in 0..25 {
+            let levels = ["a", "b", "c", "d"];
+            let readings: Vec<Reading> = (0..ROWS)
+                .map(|_| Reading::Text(levels[rng.random_range(0..4)].into()))
+                .collect();
+            let name = format!("c{index}");
+            let source = Source::Attribute(name.clone());
+            let column = Column::fit(name, source, ColumnType::Category, &readings, &deals);
+            let column = column.unwrap();
+            let encoder = Encoder::new(&column);
+            let encoded: Vec<_> = readings
+                .iter()
+                .map(|r| encoder.encode(&column, r))
+                .collect();
+            blocks.extend(column.blocks(&encoded));
+            columns.push(column);
+        }
+        let design = Design::new(ROWS, blocks).unwrap();
+        let recipe = Recipe::choose(&columns, &design, &won, &deals, &silent);
+        assert_eq!(recipe.tried.len(), 3, "{:?}", recipe.tried);
+        assert_eq!(recipe.form(), Form::Lines, "{:?}", recipe.tried);
+        let wins = won.iter().filter(|won| **won).count() as f64 / ROWS as f64;
+        let entropy = -wins * wins.ln() - (1.0 - wins) * (1.0 - wins).ln();
+        let best = recipe.tried.iter().map(|tried| tried.log_loss);
+        let best = best.fold(f64::INFINITY, f64::min);
+        assert!(best > entropy - 0.002, "{best} {entropy}");
+    }
 }
