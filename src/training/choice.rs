@@ -101,32 +101,32 @@ impl Folds {
         judged.loss / self.rows.len() as f64
     }
 
+    /// The answers for the rows that each fold fits on. What is found by looking at outcomes is found
+    /// anew for each fold: it must not have seen those that it is judged by.
+    pub fn in_each<T: Send>(&self, work: impl Fn(usize, &[usize]) -> T + Sync) -> Vec<T> {
+        let mut folds: Vec<usize> = (0..FOLDS).collect();
+        in_parallel(&mut folds, |fold| {
+            work(*fold, &self.rows_at(&self.parts[*fold].0))
+        })
+    }
+
+    fn rows_at(&self, positions: &[usize]) -> Vec<usize> {
+        positions.iter().map(|&place| self.rows[place]).collect()
+    }
+
     /// The step with the lowest log loss; steps start with the strongest penalty, and each fit where
-    /// the one before ended. `on_step` is told of each tried.
+    /// the one before ended. The steps of all folds have the same penalties. `on_step` is told of each
+    /// tried.
     pub fn judge(
         &self,
         design: &Design,
-        steps: &[Step],
+        beside: Vec<Beside>,
         on_step: impl Fn(usize, usize),
     ) -> Option<Judgement> {
-        let same = |_: &[usize]| Beside {
-            blocks: Vec::new(),
-            steps: steps.to_vec(),
-        };
-        self.judge_beside(design, same, on_step)
-    }
-
-    /// As [`Self::judge`], with blocks beside those of the design that are found anew for each fold,
-    /// from the rows that it fits on: what is found by looking at outcomes must not have seen those
-    /// that it is judged by. The steps of all folds have the same penalties.
-    pub fn judge_beside(
-        &self,
-        design: &Design,
-        beside: impl Fn(&[usize]) -> Beside + Sync,
-        on_step: impl Fn(usize, usize),
-    ) -> Option<Judgement> {
-        let mut parts: Vec<&(Vec<usize>, Vec<usize>)> = self.parts.iter().collect();
-        let mut fits = in_parallel(&mut parts, |part| self.fold(design, part, &beside));
+        let parts = self.parts.iter().zip(beside);
+        let mut fits: Vec<FoldFit> = parts
+            .map(|(part, beside)| self.fold(design, part, beside))
+            .collect();
         let steps = fits.iter().map(|fit| fit.steps.len()).min().unwrap_or(0);
         let mut best: Option<Judgement> = None;
         let mut worse = 0;
@@ -153,24 +153,17 @@ impl Folds {
         &self,
         design: &Design,
         (train, test): &(Vec<usize>, Vec<usize>),
-        beside: impl Fn(&[usize]) -> Beside,
+        Beside { blocks, steps }: Beside,
     ) -> FoldFit {
-        let rows = |positions: &[usize]| -> Vec<usize> {
-            positions
-                .iter()
-                .map(|&position| self.rows[position])
-                .collect()
-        };
-        let train_rows = rows(train);
-        let Beside { blocks, steps } = beside(&train_rows);
-        let part = |rows: &[usize]| {
-            let blocks = blocks.iter().map(|block| block.select(rows)).collect();
-            design.select(rows).with(blocks).serial()
+        let part = |positions: &[usize]| {
+            let rows = self.rows_at(positions);
+            let blocks = blocks.iter().map(|block| block.select(&rows)).collect();
+            design.select(&rows).with(blocks).serial()
         };
         FoldFit {
-            train: part(&train_rows),
+            train: part(train),
             train_won: train.iter().map(|&position| self.won[position]).collect(),
-            test: part(&rows(test)),
+            test: part(test),
             steps,
             start: None,
         }

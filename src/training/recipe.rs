@@ -92,33 +92,38 @@ impl Recipe {
             return unchosen;
         };
         let rows_per_deal = rows_per_deal(deals);
-        let steps = |heights: &[f64]| {
-            ALPHAS.map(|alpha| Step {
-                alpha: alpha * rows_per_deal,
-                heights: heights.to_vec(),
-            })
+        let alphas = ALPHAS.map(|alpha| alpha * rows_per_deal);
+        let alone = |heights: &Vec<f64>| Beside {
+            blocks: Vec::new(),
+            steps: alphas
+                .map(|alpha| Step {
+                    alpha,
+                    heights: heights.clone(),
+                })
+                .to_vec(),
         };
-        let judge = |name, design: &Design, steps: &[Step]| {
-            folds.judge(design, steps, |done, total| {
+        let judge = |name, design: &Design, beside: Vec<Beside>| {
+            folds.judge(design, beside, |done, total| {
                 on_progress(phase(name, done, total))
             })
         };
         let lines = straight(&mut columns.to_vec(), bands);
-        let line_steps = steps(&heights(&lines, won, deals));
-        let Some(judged) = judge("choosing the penalty", &lines, &line_steps) else {
+        let line_heights = folds.in_each(|_, rows| heights_by(&lines, won, deals, rows));
+        let line_steps = line_heights.iter().map(alone).collect();
+        let Some(judged) = judge("choosing the penalty", &lines, line_steps) else {
             return unchosen;
         };
         let mut candidates = vec![Candidate {
-            alpha: line_steps[judged.step].alpha,
+            alpha: alphas[judged.step],
             bends: Bends::Lines,
             judged,
         }];
 
-        let band_heights = heights(bands, won, deals);
-        let band_steps = steps(&band_heights);
+        let band_heights = folds.in_each(|_, rows| heights_by(bands, won, deals, rows));
+        let band_steps = band_heights.iter().map(alone).collect();
         let mut alpha_of_bands = candidates[0].alpha;
-        if let Some(judged) = judge("trying bands", bands, &band_steps) {
-            alpha_of_bands = band_steps[judged.step].alpha;
+        if let Some(judged) = judge("trying bands", bands, band_steps) {
+            alpha_of_bands = alphas[judged.step];
             candidates.push(Candidate {
                 alpha: alpha_of_bands,
                 bends: Bends::Bands,
@@ -126,16 +131,19 @@ impl Recipe {
             });
         }
 
-        let mut shrunk = bands.clone();
-        shrunk.set_heights(&band_heights);
         let penalties = CROSS_PENALTIES.map(|penalty| penalty * rows_per_deal);
         let alpha = BESIDE_CROSSES * alpha_of_bands;
-        let crossing = |rows: &[usize]| {
-            let pairs = worthy_pairs(columns, &shrunk, won, deals, Some(rows), alpha_of_bands);
+        let crossing = |fold: usize, rows: &[usize]| {
+            let heights = &band_heights[fold];
+            let mut design = bands.select(rows).serial();
+            design.set_heights(heights);
+            let won: Vec<bool> = rows.iter().map(|&row| won[row]).collect();
+            let unexplained = unexplained(&design, &won, rows, alpha_of_bands);
+            let pairs = unexplained.map(|rows| worthy_pairs(columns, bands, &rows, deals));
             let pairs = pairs.unwrap_or_default();
             let step = |penalty| Step {
                 alpha,
-                heights: crossed_heights(&band_heights, pairs.len(), alpha, penalty),
+                heights: crossed_heights(heights, pairs.len(), alpha, penalty),
             };
             Beside {
                 steps: match pairs.is_empty() {
@@ -145,9 +153,7 @@ impl Recipe {
                 blocks: pairs.iter().map(Pair::block).collect(),
             }
         };
-        let judged = folds.judge_beside(&shrunk, crossing, |done, total| {
-            on_progress(phase("trying crosses", done, total))
-        });
+        let judged = judge("trying crosses", bands, folds.in_each(crossing));
         if let Some(judged) = judged {
             let penalty = penalties[judged.step];
             candidates.push(Candidate {
@@ -230,14 +236,9 @@ impl Recipe {
         let Bends::Crosses { penalty } = self.bends else {
             return Ok((bands, Vec::new()));
         };
-        let pairs = worthy_pairs(
-            columns,
-            &bands,
-            won,
-            deals,
-            None,
-            self.alpha / BESIDE_CROSSES,
-        )?;
+        let rows: Vec<usize> = (0..bands.rows()).collect();
+        let unexplained = unexplained(&bands, won, &rows, self.alpha / BESIDE_CROSSES)?;
+        let pairs = worthy_pairs(columns, &bands, &unexplained, deals);
         let mut crossed = bands.with(pairs.iter().map(Pair::block).collect());
         crossed.set_heights(&crossed_heights(
             &band_heights,
@@ -255,10 +256,16 @@ fn rows_per_deal(deals: &[usize]) -> f64 {
     deals.len() as f64 / deals_count.max(1) as f64
 }
 
-/// Heights by the evidence of a sample of the rows, which stand for fewer where deals have several.
+/// Heights by the evidence of all rows.
 fn heights(design: &Design, won: &[bool], deals: &[usize]) -> Vec<f64> {
-    let stride = design.rows().div_ceil(EVIDENCE_ROWS_MAX).max(1);
-    let rows: Vec<usize> = (0..design.rows()).step_by(stride).collect();
+    heights_by(design, won, deals, &(0..design.rows()).collect::<Vec<_>>())
+}
+
+/// Heights by the evidence of a sample of the given rows, which stand for fewer where deals have
+/// several.
+fn heights_by(design: &Design, won: &[bool], deals: &[usize], rows: &[usize]) -> Vec<f64> {
+    let stride = rows.len().div_ceil(EVIDENCE_ROWS_MAX).max(1);
+    let rows: Vec<usize> = rows.iter().copied().step_by(stride).collect();
     let won: Vec<bool> = rows.iter().map(|&row| won[row]).collect();
     let deals: Vec<usize> = rows.iter().map(|&row| deals[row]).collect();
     shrinkage::heights(design.select(&rows), &won, 1.0 / rows_per_deal(&deals))
@@ -304,48 +311,43 @@ fn straight(columns: &mut [Column], bands: &Design) -> Design {
     Design::new(bands.rows(), blocks).expect("parts of a sound design are sound")
 }
 
-/// The pairs of columns worth crossing, told by what a fit without crosses leaves unexplained of
-/// `rows`; of all rows without them. `bands` has them all.
-fn worthy_pairs(
-    columns: &[Column],
-    bands: &Design,
+/// What a fit without crosses leaves unexplained; `rows` are the numbers of the design's rows.
+fn unexplained(
+    design: &Design,
     won: &[bool],
-    deals: &[usize],
-    rows: Option<&[usize]>,
+    rows: &[usize],
     alpha: f64,
-) -> Result<Vec<Pair>> {
-    let picked = rows.map(|rows| {
-        let won: Vec<bool> = rows.iter().map(|&row| won[row]).collect();
-        (bands.select(rows).serial(), won)
-    });
-    let (design, outcomes) = match &picked {
-        Some((design, won)) => (design, &won[..]),
-        None => (bands, won),
-    };
+) -> Result<Vec<Unexplained>> {
     let problem = Problem {
         design,
-        won: outcomes,
+        won,
         weights: None,
         alpha,
     };
     let fitted = estimator::search_only(problem, None)?;
     let eta = design.linear_predictor(&fitted.params());
-    let places = rows.map_or_else(|| (0..won.len()).collect(), <[usize]>::to_vec);
-    let unexplained = places.into_iter().zip(eta.iter().zip(outcomes));
-    let unexplained: Vec<Unexplained> = unexplained
-        .map(|(row, (&eta, &won))| {
-            let p = logistic(eta);
-            Unexplained {
-                row,
-                residual: p - f64::from(u8::from(won)),
-                curvature: p * (1.0 - p),
-            }
-        })
-        .collect();
-    let rows_per_deal = rows_per_deal(deals);
+    let rows = rows.iter().zip(eta.iter().zip(won));
+    let unexplained = rows.map(|(&row, (&eta, &won))| {
+        let p = logistic(eta);
+        Unexplained {
+            row,
+            residual: p - f64::from(u8::from(won)),
+            curvature: p * (1.0 - p),
+        }
+    });
+    Ok(unexplained.collect())
+}
+
+/// The pairs of columns worth crossing, told by what a fit without crosses leaves unexplained.
+fn worthy_pairs(
+    columns: &[Column],
+    bands: &Design,
+    unexplained: &[Unexplained],
+    deals: &[usize],
+) -> Vec<Pair> {
     // Any of the penalties that may be chosen: the order of the pairs hardly depends on it.
-    let penalty = CROSS_PENALTIES[3] * rows_per_deal;
-    Ok(LevelCodes::of(columns, bands).pairs(&unexplained, deals, penalty))
+    let penalty = CROSS_PENALTIES[3] * rows_per_deal(deals);
+    LevelCodes::of(columns, bands).pairs(unexplained, deals, penalty)
 }
 
 #[cfg(test)]
