@@ -33,6 +33,9 @@ const UNIQUE_TEXTS_MIN: usize = 20;
 /// Deals with a whole number of their own from which on that number is an id.
 const ID_DEALS_MIN: usize = 100;
 
+/// What tells the name of an attribute from that of a feature.
+const ATTRIBUTE: &str = "attributes.";
+
 /// Where the values of a column come from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -51,7 +54,9 @@ impl Source {
     pub fn column_name(&self) -> String {
         match self {
             Self::Activities(count) => count.name(),
-            Self::Attribute(name) if is_name_of_feature(name) => format!("attributes.{name}"),
+            Self::Attribute(name) if is_name_of_feature(name) || name.starts_with(ATTRIBUTE) => {
+                format!("{ATTRIBUTE}{name}")
+            }
             Self::Feature(name) | Self::Attribute(name) => name.clone(),
         }
     }
@@ -315,6 +320,8 @@ impl Column {
                         .missing
                         .as_ref()
                         .map_or(0.0, |missing| missing.coefficient),
+                    // Missing, which in training it was not, or hardly: as the average deal.
+                    None if !t.bands.is_empty() => self.center,
                     None => 0.0,
                 };
                 t.coefficient * value.number + beside
@@ -972,6 +979,27 @@ mod tests {
             assert!(encoded.oddity.is_some());
             assert_eq!(column.weight(encoded) - column.center, 0.0);
         }
+    }
+
+    #[test]
+    fn a_missing_number_without_a_place_weighs_nothing_beside_bands() {
+        let values: Vec<f64> = (0..400).map(f64::from).collect();
+        let mut column = fit(ColumnType::Number, &numbers(&values)).unwrap();
+        let bands = column.levels();
+        assert!(bands >= 2);
+        let weights: Vec<f64> = (0..=bands).map(|i| 0.3 * i as f64).collect();
+        column.take_coefficients(&weights);
+        assert!(column.centered(400) > 0.5);
+        let encoded = Encoder::new(&column).encode(&column, &Reading::Missing);
+        assert_eq!(encoded.oddity, Some(Oddity::MissingUnseen));
+        assert_eq!(column.weight(encoded) - column.center, 0.0);
+    }
+
+    #[test]
+    fn no_two_columns_have_one_name() {
+        let name = |name: &str| Source::Attribute(name.into()).column_name();
+        assert_eq!(name("amount"), "attributes.amount");
+        assert_ne!(name("attributes.amount"), name("amount"));
     }
 
     #[test]

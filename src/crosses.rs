@@ -26,6 +26,8 @@ const ROWS_TIMES_CROSSES_MAX: usize = 12_000_000;
 const LEVEL_PAIRS_MAX: usize = 20_000;
 /// Rows that the choice of the pairs looks at.
 const SCREENED_ROWS_MAX: usize = 40_000;
+/// Rows x pairs that it looks at: some seconds, also for hundreds of columns.
+const SCREENED_CELLS_MAX: usize = 1_000_000_000;
 /// Sweeps of the purification; it has settled long before.
 const SWEEPS_MAX: usize = 100;
 
@@ -77,6 +79,7 @@ impl Cross {
             (cell.left as usize) < left.levels() && (cell.right as usize) < right.levels()
         };
         (self.left_means.len(), self.right_means.len()) == (left.levels(), right.levels())
+            && left.levels().saturating_mul(right.levels()) <= LEVEL_PAIRS_MAX
             && means.chain(weights).all(|x| x.is_finite())
             && self.cells.iter().all(has_levels)
     }
@@ -88,6 +91,16 @@ pub struct Pair {
     right: usize,
     cells: Vec<Cell>,
     codes: Vec<u32>,
+}
+
+/// What a prediction leaves unexplained of a row.
+#[derive(Debug, Clone, Copy)]
+pub struct Unexplained {
+    pub row: usize,
+    /// Predicted minus actual.
+    pub residual: f64,
+    /// `p (1 - p)`.
+    pub curvature: f64,
 }
 
 /// The codes of each column's levels in a design; `None` where a column has fewer than two.
@@ -125,23 +138,20 @@ impl<'a> LevelCodes<'a> {
         })
     }
 
-    /// The pairs worth crossing, the most telling first. `residuals` (predicted minus actual) and
-    /// `curvature` (`p (1 - p)`) are of the rows' predictions without crosses, `penalty` that of a
-    /// cell's weight.
-    pub fn pairs(
-        &self,
-        residuals: &[f64],
-        curvature: &[f64],
-        deals: &[usize],
-        penalty: f64,
-    ) -> Vec<Pair> {
+    /// The pairs worth crossing, the most telling first by what predictions without crosses leave
+    /// `unexplained`. `deals` is of all rows, `penalty` that of a cell's weight.
+    pub fn pairs(&self, unexplained: &[Unexplained], deals: &[usize], penalty: f64) -> Vec<Pair> {
         let count = self.columns.len();
         let all = (0..count).flat_map(|left| (left + 1..count).map(move |right| (left, right)));
+        let pairs_count = count * count.saturating_sub(1) / 2;
+        let rows_max = SCREENED_ROWS_MAX.min(SCREENED_CELLS_MAX / pairs_count.max(1));
+        let stride = unexplained.len().div_ceil(rows_max.max(1)).max(1);
+        let screened_rows: Vec<Unexplained> = unexplained.iter().step_by(stride).copied().collect();
         let rows_per_deal = deals.len() as f64 / deals.iter().collect::<HashSet<_>>().len() as f64;
         let mut screened: Vec<(f64, usize, usize)> = all
             .filter_map(|(left, right)| {
                 let codes = self.of_pair(left, right)?;
-                let gain = codes.gain(residuals, curvature, rows_per_deal, penalty);
+                let gain = codes.gain(&screened_rows, rows_per_deal, penalty);
                 Some((gain, left, right))
             })
             .collect();
@@ -236,13 +246,12 @@ impl PairCodes<'_> {
 
     /// How much the log loss would fall by one Newton step on the cells alone, beyond what it would
     /// fall by chance, given that the rows of a deal stand together.
-    fn gain(&self, residuals: &[f64], curvature: &[f64], rows_per_deal: f64, penalty: f64) -> f64 {
+    fn gain(&self, rows: &[Unexplained], rows_per_deal: f64, penalty: f64) -> f64 {
         let mut sums = vec![(0.0, 0.0); self.size];
-        let stride = residuals.len().div_ceil(SCREENED_ROWS_MAX).max(1);
-        for row in (0..residuals.len()).step_by(stride) {
-            if let Some(pair) = self.at(row) {
-                sums[pair].0 += residuals[row];
-                sums[pair].1 += curvature[row];
+        for unexplained in rows {
+            if let Some(pair) = self.at(unexplained.row) {
+                sums[pair].0 += unexplained.residual;
+                sums[pair].1 += unexplained.curvature;
             }
         }
         let cells = sums.iter().filter(|(_, information)| *information > 0.0);

@@ -1,5 +1,7 @@
 //! A trained model as a value, and as one readable JSON file.
 
+use std::collections::HashSet;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
@@ -288,7 +290,7 @@ impl Covariance {
 
     fn holds(&self, rows: usize) -> bool {
         self.scales.len() == rows
-            && self.cells.len() == rows * self.columns
+            && rows.checked_mul(self.columns) == Some(self.cells.len())
             && self.scales.iter().all(|scale| scale.is_finite())
     }
 
@@ -512,9 +514,16 @@ impl Model {
         {
             return damaged("a coefficient is not a finite number");
         }
-        // Scoring counts on both: nothing it is given may make it fail.
-        if self.intercept.abs() > INTERCEPT_MAX || !self.columns.iter().all(Column::is_sound) {
+        // Scoring counts on all of them: nothing it is given may make it fail.
+        if self.intercept.abs() > INTERCEPT_MAX
+            || self.training.disagreement < 0.0
+            || !self.columns.iter().all(Column::is_sound)
+        {
             return damaged("a number is beyond what training can give");
+        }
+        let names: HashSet<&str> = self.columns.iter().map(|c| c.name.as_str()).collect();
+        if names.len() < self.columns.len() {
+            return damaged("two columns have the same name");
         }
         if !self.crosses.iter().all(|cross| self.is_sound_cross(cross)) {
             return damaged("a cross does not fit its columns");

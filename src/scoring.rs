@@ -269,7 +269,9 @@ impl Scorer {
         let reasons = self.reasons(&readings, &encoded, &contributions);
         let probability = probability(self.model.calibrate(log_odds));
         let variance = self.model.covariance.variance(&ones, &numbers);
-        let margin = INTERVAL_Z * (variance + self.model.training.disagreement).sqrt();
+        // The smaller of the two is also the one that is a number.
+        let margin = (INTERVAL_Z * (variance + self.model.training.disagreement).sqrt())
+            .min(2.0 * CONTRIBUTION_MAX);
         let (expected_value, value_warning) = self.expected_value(&snapshot, probability);
         warnings.extend(value_warning);
         Score {

@@ -586,16 +586,16 @@ mod tests {
     fn a_model_that_scoring_could_fail_on_is_refused() {
         let (deals, _) = simulated(400);
         let model = train(&deals, &options(), &silent).unwrap();
-        let with = |intercept: f64, columns: Vec<Column>| {
+        let parts = |spoil: &dyn Fn(&mut ModelParts)| {
             let model = model.clone();
-            Model::new(ModelParts {
+            let mut parts = ModelParts {
                 trained_at: model.trained_at,
                 training: model.training,
                 report: model.report,
                 baseline: model.baseline,
                 grades: model.grades,
-                intercept,
-                columns,
+                intercept: model.intercept,
+                columns: model.columns,
                 crosses: model.crosses,
                 calibration: model.calibration,
                 dropped: model.dropped,
@@ -603,7 +603,12 @@ mod tests {
                 mapping: model.mapping,
                 exchange: model.exchange,
                 covariance: model.covariance,
-            })
+            };
+            spoil(&mut parts);
+            Model::new(parts)
+        };
+        let with = |intercept: f64, columns: Vec<Column>| {
+            parts(&|parts| (parts.intercept, parts.columns) = (intercept, columns.clone()))
         };
         let reason = |model: Model| Model::from_json(&model.to_json()).unwrap_err().to_string();
         assert!(reason(with(1e300, model.columns.clone())).contains("beyond"));
@@ -618,6 +623,20 @@ mod tests {
         };
         assert!(spoil(&|number| number.deviation = 0.0).contains("beyond"));
         assert!(spoil(&|number| number.low = number.high + 1.0).contains("beyond"));
+        let mut twins = model.columns.clone();
+        twins[1].name = twins[0].name.clone();
+        assert!(reason(with(model.intercept, twins)).contains("same name"));
+        let doubtless = parts(&|parts| parts.training.disagreement = -1.0);
+        assert!(reason(doubtless).contains("beyond"));
+        // Larger than any number: the interval is all that there can be, and nothing fails.
+        let width = model.width() + 1;
+        let unsure = parts(&|parts| {
+            parts.covariance = Covariance::new((0..width).map(|_| vec![1e38, -1e38]));
+        });
+        let unsure = Model::from_json(&unsure.to_json()).unwrap();
+        let scorer = Scorer::new(unsure.into(), simulate::exchange().into()).unwrap();
+        let interval = scorer.score(&deals[0], options().as_of).interval;
+        assert!(interval.low.get() < 1e-5 && interval.high.get() > 1.0 - 1e-5);
     }
 
     #[test]

@@ -92,6 +92,8 @@ impl Bands {
     /// The band of a number; one between two bands belongs to the upper one, one beyond them to the
     /// nearest.
     pub fn code(&self, number: f64) -> Option<u32> {
+        // Adding zero makes one of the two zeros.
+        let number = number + 0.0;
         let found = self
             .recurring
             .binary_search_by(|band| band.low.total_cmp(&number));

@@ -64,7 +64,8 @@ impl Block {
         }
     }
 
-    fn select(&self, rows: &[usize]) -> Self {
+    /// The given rows, in the given order.
+    pub fn select(&self, rows: &[usize]) -> Self {
         match self {
             Self::Numeric(values) => Self::Numeric(rows.iter().map(|&r| values[r]).collect()),
             Self::Codes { codes, levels } => Self::Codes {

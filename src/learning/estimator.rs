@@ -33,6 +33,10 @@ const GRADIENT_COMPARED: f64 = 2e-5;
 /// Cells of the dense matrix up to which linfa is asked to confirm: 400 MB.
 const CONFIRM_CELLS_MAX: usize = 50_000_000;
 const CONFIRM_ITERATIONS_MAX: u64 = 50;
+/// Width up to which the information matrix is written out for the covariance: 200 MB.
+const FACTORED_WIDTH_MAX: usize = 5000;
+/// What is left of a draw when it counts as solved: far less than draws differ.
+const SOLVED: f64 = 1e-3;
 /// Rows of the sample that a large fit starts from.
 const SAMPLE_ROWS: usize = 20_000;
 
@@ -112,9 +116,14 @@ pub fn covariance_factor(
     seed: u64,
 ) -> Option<Array2<f64>> {
     let eta = problem.design.linear_predictor(&fitted.params());
-    let information = Factor::of(problem.hessian(&eta))?;
-    let residuals = problem.residuals(&eta);
     let size = problem.design.width() + 1;
+    let residuals = problem.residuals(&eta);
+    if size > FACTORED_WIDTH_MAX {
+        let drawn = drawn_scores(problem, &residuals, groups, draws, seed);
+        let drawn = solved_by_products(problem, &eta, drawn);
+        return drawn.iter().all(|v| v.is_finite()).then_some(drawn);
+    }
+    let information = Factor::of(problem.hessian(&eta))?;
     let root = if size <= draws {
         let spread = grouped_scores(problem, &residuals, groups);
         Factor::of(spread)?.times(&Array2::eye(size))
@@ -123,6 +132,16 @@ pub fn covariance_factor(
     };
     let factor = information.solve(root);
     factor.iter().all(|v| v.is_finite()).then_some(factor)
+}
+
+/// `H^-1 b` for each column of `b`, without the matrix `H`.
+fn solved_by_products(problem: Problem, eta: &[f64], mut b: Array2<f64>) -> Array2<f64> {
+    let curvature = problem.curvature(eta);
+    for mut column in b.columns_mut() {
+        let solved = problem.conjugate_step(&curvature, &column.to_vec(), SOLVED);
+        column.assign(&Array1::from(solved));
+    }
+    b
 }
 
 /// `G + alpha I`.
@@ -343,6 +362,21 @@ mod tests {
             won,
             weights: None,
             alpha,
+        }
+    }
+
+    #[test]
+    fn products_solve_what_a_factor_solves() {
+        let (design, won) = problem(2000, -0.5, 4);
+        let problem = problem_of(&design, &won, 0.5);
+        let eta = design.linear_predictor(&optimum(problem, None).unwrap().params());
+        let b = Array2::from_shape_fn((design.width() + 1, 3), |(r, c)| (1 + r) as f64 - c as f64);
+        let wanted = Factor::of(problem.hessian(&eta)).unwrap().solve(b.clone());
+        for (a, b) in solved_by_products(problem, &eta, b).iter().zip(&wanted) {
+            assert!(
+                (a - b).abs() < 0.01 * wanted[(0, 0)].abs().max(b.abs()),
+                "{a} {b}"
+            );
         }
     }
 

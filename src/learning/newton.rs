@@ -157,7 +157,7 @@ impl Problem<'_> {
     }
 
     /// `v p (1 - p)` of each row: the second derivative of its loss by its log-odds.
-    fn curvature(&self, eta: &[f64]) -> Vec<f64> {
+    pub fn curvature(&self, eta: &[f64]) -> Vec<f64> {
         let rows = eta.iter().enumerate();
         rows.map(|(row, &e)| {
             let p = logistic(e);
@@ -186,7 +186,7 @@ impl Problem<'_> {
 
     /// Solves `H step = gradient` by conjugate gradients, preconditioned by the diagonal, until the
     /// residual is `accuracy` of the gradient.
-    fn conjugate_step(&self, curvature: &[f64], gradient: &[f64], accuracy: f64) -> Vec<f64> {
+    pub fn conjugate_step(&self, curvature: &[f64], gradient: &[f64], accuracy: f64) -> Vec<f64> {
         let diagonal = self.diagonal(curvature);
         let scaled =
             |r: &[f64]| -> Vec<f64> { r.iter().zip(&diagonal).map(|(r, d)| r / d).collect() };

@@ -32,6 +32,12 @@ pub struct Step {
     pub heights: Vec<f64>,
 }
 
+/// What a fold adds to a design: blocks of all its rows, and the penalties tried with them.
+pub struct Beside {
+    pub blocks: Vec<Block>,
+    pub steps: Vec<Step>,
+}
+
 /// Rows held out of some of their deals' fits, and how well a recipe did on them.
 pub struct Judgement {
     /// The best step, by its place.
@@ -95,22 +101,39 @@ impl Folds {
         judged.loss / self.rows.len() as f64
     }
 
+    /// The answers for the rows that each fold fits on. What is found by looking at outcomes is found
+    /// anew for each fold: it must not have seen those that it is judged by.
+    pub fn in_each<T: Send>(&self, work: impl Fn(usize, &[usize]) -> T + Sync) -> Vec<T> {
+        let mut folds: Vec<usize> = (0..FOLDS).collect();
+        in_parallel(&mut folds, |fold| {
+            work(*fold, &self.rows_at(&self.parts[*fold].0))
+        })
+    }
+
+    fn rows_at(&self, positions: &[usize]) -> Vec<usize> {
+        positions.iter().map(|&place| self.rows[place]).collect()
+    }
+
     /// The step with the lowest log loss; steps start with the strongest penalty, and each fit where
-    /// the one before ended. `on_step` is told of each tried.
+    /// the one before ended. The steps of all folds have the same penalties. `on_step` is told of each
+    /// tried.
     pub fn judge(
         &self,
         design: &Design,
-        steps: &[Step],
+        beside: Vec<Beside>,
         on_step: impl Fn(usize, usize),
     ) -> Option<Judgement> {
-        let parts = self.parts.iter();
-        let mut fits: Vec<FoldFit> = parts.map(|part| self.fold(design, part)).collect();
+        let parts = self.parts.iter().zip(beside);
+        let mut fits: Vec<FoldFit> = parts
+            .map(|(part, beside)| self.fold(design, part, beside))
+            .collect();
+        let steps = fits.iter().map(|fit| fit.steps.len()).min().unwrap_or(0);
         let mut best: Option<Judgement> = None;
         let mut worse = 0;
-        for (place, step) in steps.iter().enumerate() {
-            on_step(place, steps.len());
+        for place in 0..steps {
+            on_step(place, steps);
             // A penalty too weak for the search to converge is no candidate.
-            let judged = self.judge_step(&mut fits, place, step).ok();
+            let judged = self.judge_step(&mut fits, place).ok();
             let best_loss = best.as_ref().map_or(f64::INFINITY, |best| best.loss);
             match judged {
                 Some(judged) if judged.loss < best_loss => {
@@ -126,23 +149,28 @@ impl Folds {
         best
     }
 
-    fn fold(&self, design: &Design, (train, test): &(Vec<usize>, Vec<usize>)) -> FoldFit {
-        let rows = |positions: &[usize]| -> Vec<usize> {
-            positions
-                .iter()
-                .map(|&position| self.rows[position])
-                .collect()
+    fn fold(
+        &self,
+        design: &Design,
+        (train, test): &(Vec<usize>, Vec<usize>),
+        Beside { blocks, steps }: Beside,
+    ) -> FoldFit {
+        let part = |positions: &[usize]| {
+            let rows = self.rows_at(positions);
+            let blocks = blocks.iter().map(|block| block.select(&rows)).collect();
+            design.select(&rows).with(blocks).serial()
         };
         FoldFit {
-            train: design.select(&rows(train)).serial(),
+            train: part(train),
             train_won: train.iter().map(|&position| self.won[position]).collect(),
-            test: design.select(&rows(test)).serial(),
+            test: part(test),
+            steps,
             start: None,
         }
     }
 
-    fn judge_step(&self, fits: &mut [FoldFit], place: usize, step: &Step) -> Result<Judgement> {
-        let predicted = in_parallel(fits, |fit| fit.predict(step));
+    fn judge_step(&self, fits: &mut [FoldFit], place: usize) -> Result<Judgement> {
+        let predicted = in_parallel(fits, |fit| fit.predict(place));
         let mut eta = vec![0.0; self.rows.len()];
         for ((_, test), predicted) in self.parts.iter().zip(predicted) {
             for (&position, value) in test.iter().zip(predicted?) {
@@ -234,13 +262,15 @@ struct FoldFit {
     train: Design,
     train_won: Vec<bool>,
     test: Design,
+    steps: Vec<Step>,
     /// Weights.
     start: Option<Vec<f64>>,
 }
 
 impl FoldFit {
-    /// Log-odds of the judged part by a fit of this step.
-    fn predict(&mut self, step: &Step) -> Result<Vec<f64>> {
+    /// Log-odds of the judged part by a fit of the step at this place.
+    fn predict(&mut self, place: usize) -> Result<Vec<f64>> {
+        let step = &self.steps[place];
         self.train.set_heights(&step.heights);
         self.test.set_heights(&step.heights);
         let problem = Problem {

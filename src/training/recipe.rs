@@ -1,10 +1,10 @@
 //! How far the model may bend and how far its weights are shrunk: found by looking at the training
 //! rows alone, and the same for every data set.
 
-use super::choice::{Folds, Judgement, Step};
+use super::choice::{Beside, Folds, Judgement, Step};
 use super::phase;
 use crate::columns::Column;
-use crate::crosses::{LevelCodes, Pair};
+use crate::crosses::{LevelCodes, Pair, Unexplained};
 use crate::domain::probability::logistic;
 use crate::error::Result;
 use crate::learning::design::{Block, Design, NO_LEVEL};
@@ -92,33 +92,38 @@ impl Recipe {
             return unchosen;
         };
         let rows_per_deal = rows_per_deal(deals);
-        let steps = |heights: &[f64]| {
-            ALPHAS.map(|alpha| Step {
-                alpha: alpha * rows_per_deal,
-                heights: heights.to_vec(),
-            })
+        let alphas = ALPHAS.map(|alpha| alpha * rows_per_deal);
+        let alone = |heights: &Vec<f64>| Beside {
+            blocks: Vec::new(),
+            steps: alphas
+                .map(|alpha| Step {
+                    alpha,
+                    heights: heights.clone(),
+                })
+                .to_vec(),
         };
-        let judge = |name, design: &Design, steps: &[Step]| {
-            folds.judge(design, steps, |done, total| {
+        let judge = |name, design: &Design, beside: Vec<Beside>| {
+            folds.judge(design, beside, |done, total| {
                 on_progress(phase(name, done, total))
             })
         };
         let lines = straight(&mut columns.to_vec(), bands);
-        let line_steps = steps(&heights(&lines, won, deals));
-        let Some(judged) = judge("choosing the penalty", &lines, &line_steps) else {
+        let line_heights = folds.in_each(|_, rows| heights_by(&lines, won, deals, rows));
+        let line_steps = line_heights.iter().map(alone).collect();
+        let Some(judged) = judge("choosing the penalty", &lines, line_steps) else {
             return unchosen;
         };
         let mut candidates = vec![Candidate {
-            alpha: line_steps[judged.step].alpha,
+            alpha: alphas[judged.step],
             bends: Bends::Lines,
             judged,
         }];
 
-        let band_heights = heights(bands, won, deals);
-        let band_steps = steps(&band_heights);
+        let band_heights = folds.in_each(|_, rows| heights_by(bands, won, deals, rows));
+        let band_steps = band_heights.iter().map(alone).collect();
         let mut alpha_of_bands = candidates[0].alpha;
-        if let Some(judged) = judge("trying bands", bands, &band_steps) {
-            alpha_of_bands = band_steps[judged.step].alpha;
+        if let Some(judged) = judge("trying bands", bands, band_steps) {
+            alpha_of_bands = alphas[judged.step];
             candidates.push(Candidate {
                 alpha: alpha_of_bands,
                 bends: Bends::Bands,
@@ -126,25 +131,36 @@ impl Recipe {
             });
         }
 
-        let mut shrunk = bands.clone();
-        shrunk.set_heights(&band_heights);
-        let pairs = worthy_pairs(columns, &shrunk, won, deals, alpha_of_bands);
-        if let Some(pairs) = pairs.ok().filter(|pairs| !pairs.is_empty()) {
-            let penalties = CROSS_PENALTIES.map(|penalty| penalty * rows_per_deal);
-            let alpha = BESIDE_CROSSES * alpha_of_bands;
-            let cross_steps = penalties.map(|penalty| Step {
+        let penalties = CROSS_PENALTIES.map(|penalty| penalty * rows_per_deal);
+        let alpha = BESIDE_CROSSES * alpha_of_bands;
+        let crossing = |fold: usize, rows: &[usize]| {
+            let heights = &band_heights[fold];
+            let mut design = bands.select(rows).serial();
+            design.set_heights(heights);
+            let won: Vec<bool> = rows.iter().map(|&row| won[row]).collect();
+            let unexplained = unexplained(&design, &won, rows, alpha_of_bands);
+            let pairs = unexplained.map(|rows| worthy_pairs(columns, bands, &rows, deals));
+            let pairs = pairs.unwrap_or_default();
+            let step = |penalty| Step {
                 alpha,
-                heights: crossed_heights(&band_heights, pairs.len(), alpha, penalty),
-            });
-            let crossed = shrunk.with(pairs.iter().map(Pair::block).collect());
-            if let Some(judged) = judge("trying crosses", &crossed, &cross_steps) {
-                let penalty = penalties[judged.step];
-                candidates.push(Candidate {
-                    alpha,
-                    bends: Bends::Crosses { penalty },
-                    judged,
-                });
+                heights: crossed_heights(heights, pairs.len(), alpha, penalty),
+            };
+            Beside {
+                steps: match pairs.is_empty() {
+                    true => Vec::new(),
+                    false => penalties.map(step).to_vec(),
+                },
+                blocks: pairs.iter().map(Pair::block).collect(),
             }
+        };
+        let judged = judge("trying crosses", bands, folds.in_each(crossing));
+        if let Some(judged) = judged {
+            let penalty = penalties[judged.step];
+            candidates.push(Candidate {
+                alpha,
+                bends: Bends::Crosses { penalty },
+                judged,
+            });
         }
         Self::simplest_of(&folds, &candidates)
     }
@@ -220,7 +236,9 @@ impl Recipe {
         let Bends::Crosses { penalty } = self.bends else {
             return Ok((bands, Vec::new()));
         };
-        let pairs = worthy_pairs(columns, &bands, won, deals, self.alpha / BESIDE_CROSSES)?;
+        let rows: Vec<usize> = (0..bands.rows()).collect();
+        let unexplained = unexplained(&bands, won, &rows, self.alpha / BESIDE_CROSSES)?;
+        let pairs = worthy_pairs(columns, &bands, &unexplained, deals);
         let mut crossed = bands.with(pairs.iter().map(Pair::block).collect());
         crossed.set_heights(&crossed_heights(
             &band_heights,
@@ -238,10 +256,16 @@ fn rows_per_deal(deals: &[usize]) -> f64 {
     deals.len() as f64 / deals_count.max(1) as f64
 }
 
-/// Heights by the evidence of a sample of the rows, which stand for fewer where deals have several.
+/// Heights by the evidence of all rows.
 fn heights(design: &Design, won: &[bool], deals: &[usize]) -> Vec<f64> {
-    let stride = design.rows().div_ceil(EVIDENCE_ROWS_MAX).max(1);
-    let rows: Vec<usize> = (0..design.rows()).step_by(stride).collect();
+    heights_by(design, won, deals, &(0..design.rows()).collect::<Vec<_>>())
+}
+
+/// Heights by the evidence of a sample of the given rows, which stand for fewer where deals have
+/// several.
+fn heights_by(design: &Design, won: &[bool], deals: &[usize], rows: &[usize]) -> Vec<f64> {
+    let stride = rows.len().div_ceil(EVIDENCE_ROWS_MAX).max(1);
+    let rows: Vec<usize> = rows.iter().copied().step_by(stride).collect();
     let won: Vec<bool> = rows.iter().map(|&row| won[row]).collect();
     let deals: Vec<usize> = rows.iter().map(|&row| deals[row]).collect();
     shrinkage::heights(design.select(&rows), &won, 1.0 / rows_per_deal(&deals))
@@ -287,29 +311,89 @@ fn straight(columns: &mut [Column], bands: &Design) -> Design {
     Design::new(bands.rows(), blocks).expect("parts of a sound design are sound")
 }
 
-/// The pairs of columns worth crossing, told by what a fit without crosses leaves unexplained.
-fn worthy_pairs(
-    columns: &[Column],
-    bands: &Design,
+/// What a fit without crosses leaves unexplained; `rows` are the numbers of the design's rows.
+fn unexplained(
+    design: &Design,
     won: &[bool],
-    deals: &[usize],
+    rows: &[usize],
     alpha: f64,
-) -> Result<Vec<Pair>> {
+) -> Result<Vec<Unexplained>> {
     let problem = Problem {
-        design: bands,
+        design,
         won,
         weights: None,
         alpha,
     };
     let fitted = estimator::search_only(problem, None)?;
-    let eta = bands.linear_predictor(&fitted.params());
-    let derivatives = eta.iter().zip(won).map(|(&eta, &won)| {
+    let eta = design.linear_predictor(&fitted.params());
+    let rows = rows.iter().zip(eta.iter().zip(won));
+    let unexplained = rows.map(|(&row, (&eta, &won))| {
         let p = logistic(eta);
-        (p - f64::from(u8::from(won)), p * (1.0 - p))
+        Unexplained {
+            row,
+            residual: p - f64::from(u8::from(won)),
+            curvature: p * (1.0 - p),
+        }
     });
-    let (residuals, curvature): (Vec<f64>, Vec<f64>) = derivatives.unzip();
-    let rows_per_deal = rows_per_deal(deals);
+    Ok(unexplained.collect())
+}
+
+/// The pairs of columns worth crossing, told by what a fit without crosses leaves unexplained.
+fn worthy_pairs(
+    columns: &[Column],
+    bands: &Design,
+    unexplained: &[Unexplained],
+    deals: &[usize],
+) -> Vec<Pair> {
     // Any of the penalties that may be chosen: the order of the pairs hardly depends on it.
-    let penalty = CROSS_PENALTIES[3] * rows_per_deal;
-    Ok(LevelCodes::of(columns, bands).pairs(&residuals, &curvature, deals, penalty))
+    let penalty = CROSS_PENALTIES[3] * rows_per_deal(deals);
+    LevelCodes::of(columns, bands).pairs(unexplained, deals, penalty)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng};
+    use rand_chacha::ChaCha8Rng;
+
+    use super::*;
+    use crate::columns::{Encoder, Source};
+    use crate::features::Reading;
+    use crate::ingest::mapping::ColumnType;
+    use crate::progress::silent;
+
+    /// Among hundreds of pairs some seem to tell of any outcome; they do not tell of others.
+    #[test]
+    fn crosses_of_nothing_are_not_chosen() {
+        const ROWS: usize = 3000;
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        let deals: Vec<usize> = (0..ROWS).collect();
+        let won: Vec<bool> = (0..ROWS).map(|_| rng.random::<f64>() < 0.3).collect();
+        let (mut columns, mut blocks) = (Vec::new(), Vec::new());
+        for index in 0..25 {
+            let levels = ["a", "b", "c", "d"];
+            let readings: Vec<Reading> = (0..ROWS)
+                .map(|_| Reading::Text(levels[rng.random_range(0..4)].into()))
+                .collect();
+            let name = format!("c{index}");
+            let source = Source::Attribute(name.clone());
+            let column = Column::fit(name, source, ColumnType::Category, &readings, &deals);
+            let column = column.unwrap();
+            let encoder = Encoder::new(&column);
+            let encoded: Vec<_> = readings
+                .iter()
+                .map(|r| encoder.encode(&column, r))
+                .collect();
+            blocks.extend(column.blocks(&encoded));
+            columns.push(column);
+        }
+        let design = Design::new(ROWS, blocks).unwrap();
+        let recipe = Recipe::choose(&columns, &design, &won, &deals, &silent);
+        assert_eq!(recipe.tried.len(), 3, "{:?}", recipe.tried);
+        assert_eq!(recipe.form(), Form::Lines, "{:?}", recipe.tried);
+        let wins = won.iter().filter(|won| **won).count() as f64 / ROWS as f64;
+        let entropy = -wins * wins.ln() - (1.0 - wins) * (1.0 - wins).ln();
+        let best = recipe.tried.iter().map(|tried| tried.log_loss);
+        let best = best.fold(f64::INFINITY, f64::min);
+        assert!(best > entropy - 0.002, "{best} {entropy}");
+    }
 }
