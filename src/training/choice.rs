@@ -14,7 +14,7 @@ use crate::model::Calibration;
 
 const FOLDS: usize = 5;
 /// Rows that the choice looks at.
-const ROWS_MAX: usize = 40_000;
+const ROWS_MAX: usize = 20_000;
 /// Standard errors by which a recipe must be worse for nothing to speak for it.
 const CLEARLY_WORSE: f64 = 2.0;
 /// Steps in a row that must be worse than the best before the search stops.
@@ -61,19 +61,17 @@ pub struct Folds {
 }
 
 impl Folds {
+    /// The rows of a random sample of deals, in their order; of all, where they are not too many.
+    pub fn sample(deals: &[usize]) -> Vec<usize> {
+        let mut rows: Vec<usize> = shuffled(deals).into_iter().flatten().collect();
+        rows.sort_unstable();
+        rows
+    }
+
     /// `None` where the fitting part of a fold would have one outcome only.
     pub fn new(won: &[bool], deals: &[usize]) -> Option<Self> {
-        let mut rows_of: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (row, &deal) in deals.iter().enumerate() {
-            rows_of.entry(deal).or_default().push(row);
-        }
-        let mut shuffled: Vec<Vec<usize>> = rows_of.into_values().collect();
-        shuffled.shuffle(&mut ChaCha8Rng::seed_from_u64(SEED));
         let (mut rows, mut fold_of) = (Vec::new(), Vec::new());
-        for (position, own) in shuffled.into_iter().enumerate() {
-            if rows.len() + own.len() > ROWS_MAX {
-                break;
-            }
+        for (position, own) in shuffled(deals).into_iter().enumerate() {
             fold_of.extend(own.iter().map(|_| position % FOLDS));
             rows.extend(own);
         }
@@ -255,6 +253,22 @@ impl Folds {
         let gain = 2.0 * (judged.loss - loss) / rows_per_deal;
         (calibration.slope > 0.0 && gain > CALIBRATION_GAIN_MIN).then_some(calibration)
     }
+}
+
+/// The rows of each deal, deals in a random order, as many as the choice looks at.
+fn shuffled(deals: &[usize]) -> Vec<Vec<usize>> {
+    let mut rows_of: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (row, &deal) in deals.iter().enumerate() {
+        rows_of.entry(deal).or_default().push(row);
+    }
+    let mut shuffled: Vec<Vec<usize>> = rows_of.into_values().collect();
+    shuffled.shuffle(&mut ChaCha8Rng::seed_from_u64(SEED));
+    let mut rows = 0;
+    let is_within = |own: &Vec<usize>| {
+        rows += own.len();
+        rows <= ROWS_MAX
+    };
+    shuffled.into_iter().take_while(is_within).collect()
 }
 
 /// One part to fit on and one to judge on, and where the last fit ended.

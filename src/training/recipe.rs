@@ -22,8 +22,9 @@ const CROSS_PENALTIES: [f64; 6] = [3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0];
 const BESIDE_CROSSES: f64 = 3.0;
 /// The penalty where there are too few deals to choose one.
 const ALPHA_UNCHOSEN: f64 = 10.0;
-/// Rows that the shrinkage of the columns looks at.
+/// Rows that the shrinkage of the columns looks at, fewer of many columns: seconds for each look.
 const EVIDENCE_ROWS_MAX: usize = 20_000;
+const EVIDENCE_PRODUCTS_MAX: usize = 200_000_000;
 
 /// What is chosen by looking at the training rows, and serves the fit on all of them.
 #[derive(Debug, Clone)]
@@ -88,6 +89,11 @@ impl Recipe {
             tried: Vec::new(),
             bends: Bends::Unchosen,
         };
+        let sample = Folds::sample(deals);
+        let bands = &bands.select(&sample);
+        let won: Vec<bool> = sample.iter().map(|&row| won[row]).collect();
+        let deals: Vec<usize> = sample.iter().map(|&row| deals[row]).collect();
+        let (won, deals) = (&won[..], &deals[..]);
         let Some(folds) = Folds::new(won, deals) else {
             return unchosen;
         };
@@ -236,8 +242,12 @@ impl Recipe {
         let Bends::Crosses { penalty } = self.bends else {
             return Ok((bands, Vec::new()));
         };
-        let rows: Vec<usize> = (0..bands.rows()).collect();
-        let unexplained = unexplained(&bands, won, &rows, self.alpha / BESIDE_CROSSES)?;
+        let rows = Folds::sample(deals);
+        let sampled_won: Vec<bool> = rows.iter().map(|&row| won[row]).collect();
+        // Fewer rows weigh less against the penalty.
+        let share = rows.len() as f64 / bands.rows() as f64;
+        let alpha = share * self.alpha / BESIDE_CROSSES;
+        let unexplained = unexplained(&bands.select(&rows), &sampled_won, &rows, alpha)?;
         let pairs = worthy_pairs(columns, &bands, &unexplained, deals);
         let mut crossed = bands.with(pairs.iter().map(Pair::block).collect());
         crossed.set_heights(&crossed_heights(
@@ -264,7 +274,11 @@ fn heights(design: &Design, won: &[bool], deals: &[usize]) -> Vec<f64> {
 /// Heights by the evidence of a sample of the given rows, which stand for fewer where deals have
 /// several.
 fn heights_by(design: &Design, won: &[bool], deals: &[usize], rows: &[usize]) -> Vec<f64> {
-    let stride = rows.len().div_ceil(EVIDENCE_ROWS_MAX).max(1);
+    let blocks = design.blocks().len().max(1);
+    let rows_max = EVIDENCE_ROWS_MAX
+        .min(EVIDENCE_PRODUCTS_MAX / (blocks * blocks))
+        .max(1);
+    let stride = rows.len().div_ceil(rows_max).max(1);
     let rows: Vec<usize> = rows.iter().copied().step_by(stride).collect();
     let won: Vec<bool> = rows.iter().map(|&row| won[row]).collect();
     let deals: Vec<usize> = rows.iter().map(|&row| deals[row]).collect();
