@@ -122,13 +122,13 @@ fn training(text: &mut String, model: &Model) {
     };
     let _ = writeln!(
         text,
-        "{form}; penalty {} by cross-validation, optimum {linfa}",
+        "{form}; penalty {:.2} by cross-validation, optimum {linfa}",
         t.alpha
     );
     for tried in &t.tried {
         let _ = writeln!(
             text,
-            "  {:<9} log loss {:.4} in cross-validation, penalty {}",
+            "  {:<9} log loss {:.4} in cross-validation, penalty {:.2}",
             name_of(tried.form),
             tried.log_loss,
             tried.alpha
