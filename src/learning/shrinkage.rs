@@ -93,8 +93,8 @@ mod tests {
         let found = heights(design.clone(), &won, 1.0);
         assert!((found[0] - 0.8).abs() < 0.25, "{found:?}");
         assert!(found[1] < 0.12, "{found:?}");
-        // Rows that count little tell little: nothing is learned to matter less than was assumed.
+        // Rows that count little are no evidence of anything.
         let doubted = heights(design, &won, 0.01);
-        assert!(doubted[1] > found[1], "{doubted:?}");
+        assert!(doubted[0] < 0.5 * found[0], "{doubted:?}");
     }
 }
