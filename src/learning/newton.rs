@@ -70,6 +70,8 @@ pub fn minimise(problem: Problem, start: Vec<f64>, tolerance: f64) -> Optimum {
         // Closer as the optimum nears, never closer than the search needs.
         let accuracy = largest.sqrt().min(0.1).max(0.1 * tolerance / largest);
         let step = if let Some(sampled) = &sampled {
+            // So near a solution already that accuracy is cheaper than another step.
+            let accuracy = accuracy.min(largest).max(0.1 * tolerance / largest);
             let precondition = |r: &[f64]| solve(sampled, r);
             let curvature = problem.curvature(&eta);
             Some(problem.conjugate_step(&curvature, &gradient, accuracy, precondition))
