@@ -13,9 +13,9 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 const ROWS: usize = 100_000;
-const NUMBERS: usize = 20;
-const CATEGORIES: usize = 10;
-const LEVELS: usize = 10;
+const NUMBERS: usize = 8;
+/// Levels of each category, as owners, campaigns, industries, sources and the like have them.
+const LEVELS: [usize; 6] = [40, 25, 20, 12, 10, 5];
 const ALPHA: f64 = 1.0;
 const ROUNDS: usize = 7;
 
@@ -107,16 +107,13 @@ fn problem() -> (Design, Vec<bool>) {
             .for_each(|(e, v)| *e += weight * v);
         blocks.push(Block::Numeric(values));
     }
-    for _ in 0..CATEGORIES {
-        let weights: Vec<f64> = (0..LEVELS).map(|_| rng.random_range(-0.5..0.5)).collect();
-        let codes: Vec<u32> = (0..ROWS).map(|_| code(&mut rng)).collect();
+    for levels in LEVELS {
+        let weights: Vec<f64> = (0..levels).map(|_| rng.random_range(-0.5..0.5)).collect();
+        let codes: Vec<u32> = (0..ROWS).map(|_| code(&mut rng, levels)).collect();
         eta.iter_mut()
             .zip(&codes)
             .for_each(|(e, &c)| *e += weights[c as usize]);
-        blocks.push(Block::Codes {
-            codes,
-            levels: LEVELS,
-        });
+        blocks.push(Block::Codes { codes, levels });
     }
     let won = eta
         .iter()
@@ -126,9 +123,9 @@ fn problem() -> (Design, Vec<bool>) {
 }
 
 /// Some levels are common, some rare, as in a CRM.
-fn code(rng: &mut impl Rng) -> u32 {
+fn code(rng: &mut impl Rng, levels: usize) -> u32 {
     let x: f64 = rng.random();
-    (x * x * LEVELS as f64) as u32
+    (x * x * levels as f64) as u32
 }
 
 fn mean_objective(problem: Problem, params: &[f64]) -> f64 {

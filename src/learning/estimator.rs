@@ -37,8 +37,11 @@ const CONFIRM_ITERATIONS_MAX: u64 = 50;
 const FACTORED_WIDTH_MAX: usize = 5000;
 /// What is left of a draw when it counts as solved: far less than draws differ.
 const SOLVED: f64 = 1e-3;
-/// Rows of the sample that a large fit starts from.
-const SAMPLE_ROWS: usize = 20_000;
+/// Rows of the smallest sample that a large fit starts from, and how many times larger each next is.
+const SAMPLE_ROWS_MIN: usize = 2_000;
+const SAMPLE_GROWTH: usize = 5;
+/// Nearer to a sample's optimum there is nothing to learn about that of all rows.
+const GRADIENT_SAMPLED: f64 = 1e-4;
 
 /// A fitted logistic regression for the probability of **winning**, whichever class is larger.
 #[derive(Debug, Clone)]
@@ -138,7 +141,7 @@ pub fn covariance_factor(
 fn solved_by_products(problem: Problem, eta: &[f64], mut b: Array2<f64>) -> Array2<f64> {
     let curvature = problem.curvature(eta);
     for mut column in b.columns_mut() {
-        let solved = problem.conjugate_step(&curvature, &column.to_vec(), SOLVED);
+        let solved = problem.wide_step(&curvature, &column.to_vec(), SOLVED);
         column.assign(&Array1::from(solved));
     }
     b
@@ -249,14 +252,15 @@ fn search(
     Ok(optimum)
 }
 
-/// The optimum of an even sample of the rows: close to that of all rows at a fraction of the cost. `None`
-/// where there are few rows anyway, or the sample will not converge.
+/// The optimum of an even sample of the rows, which starts from that of a smaller one: close to that of
+/// all rows at a fraction of the cost. `None` where there are few rows anyway, or the sample will not
+/// converge.
 fn sampled_start(problem: Problem) -> Option<Vec<f64>> {
-    let stride = problem.design.rows() / SAMPLE_ROWS;
-    if stride < 2 {
+    if problem.design.rows() < SAMPLE_GROWTH * SAMPLE_ROWS_MIN {
         return None;
     }
-    let rows: Vec<usize> = (0..problem.design.rows()).step_by(stride).collect();
+    let rows = (0..problem.design.rows()).step_by(SAMPLE_GROWTH);
+    let rows: Vec<usize> = rows.collect();
     let won: Vec<bool> = rows.iter().map(|&row| problem.won[row]).collect();
     let weights: Option<Vec<f64>> =
         (problem.weights).map(|weights| rows.iter().map(|&row| weights[row]).collect());
@@ -265,9 +269,9 @@ fn sampled_start(problem: Problem) -> Option<Vec<f64>> {
         won: &won,
         weights: weights.as_deref(),
         // Fewer rows weigh less against the penalty.
-        alpha: problem.alpha / stride as f64,
+        alpha: problem.alpha / SAMPLE_GROWTH as f64,
     };
-    let optimum = search(sample, None, GRADIENT_TOLERANCE, GRADIENT_TOLERANCE).ok()?;
+    let optimum = search(sample, None, GRADIENT_SAMPLED, GRADIENT_SAMPLED).ok()?;
     Some(optimum.params)
 }
 
