@@ -113,7 +113,7 @@ impl Problem<'_> {
         }
     }
 
-    /// [`Optimum::gradient_max`] at any parameters.
+    /// The largest entry of the mean gradient at any parameters, scaled as that of an optimum.
     pub fn gradient_max(&self, params: &[f64]) -> f64 {
         let eta = self.design.linear_predictor(params);
         self.largest(&self.gradient(&eta, params), &self.column_scales())
