@@ -244,8 +244,11 @@ impl Column {
         }
     }
 
-    /// The design blocks of encoded training rows.
-    pub fn blocks(&self, rows: &[Encoded]) -> Vec<Block> {
+    /// The design blocks of training rows: the line, then the levels, each where there are any.
+    pub fn blocks(&self, readings: &[Reading]) -> Vec<Block> {
+        let encoder = Encoder::new(self);
+        let encoded = readings.iter().map(|r| encoder.encode(self, r));
+        let rows: Vec<Encoded> = encoded.collect();
         let mut blocks = Vec::new();
         if self.lines() == 1 {
             blocks.push(Block::Numeric(rows.iter().map(|e| e.number).collect()));

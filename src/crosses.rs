@@ -7,8 +7,6 @@
 //! same; what is left in a cross is what only the pair can say, and each column has half of it (its
 //! Shapley value).
 
-use std::collections::HashSet;
-
 use serde::{Deserialize, Serialize};
 
 use crate::columns::Column;
@@ -139,15 +137,21 @@ impl<'a> LevelCodes<'a> {
     }
 
     /// The pairs worth crossing, the most telling first by what predictions without crosses leave
-    /// `unexplained`. `deals` is of all rows, `penalty` that of a cell's weight.
-    pub fn pairs(&self, unexplained: &[Unexplained], deals: &[usize], penalty: f64) -> Vec<Pair> {
+    /// `unexplained`. `deals` is of all rows, which are `rows_per_deal` a deal; `penalty` is that of a cell's
+    /// weight.
+    pub fn pairs(
+        &self,
+        unexplained: &[Unexplained],
+        deals: &[usize],
+        rows_per_deal: f64,
+        penalty: f64,
+    ) -> Vec<Pair> {
         let count = self.columns.len();
         let all = (0..count).flat_map(|left| (left + 1..count).map(move |right| (left, right)));
         let pairs_count = count * count.saturating_sub(1) / 2;
         let rows_max = SCREENED_ROWS_MAX.min(SCREENED_CELLS_MAX / pairs_count.max(1));
         let stride = unexplained.len().div_ceil(rows_max.max(1)).max(1);
         let screened_rows: Vec<Unexplained> = unexplained.iter().step_by(stride).copied().collect();
-        let rows_per_deal = deals.len() as f64 / deals.iter().collect::<HashSet<_>>().len() as f64;
         let mut screened: Vec<(f64, usize, usize)> = all
             .filter_map(|(left, right)| {
                 let codes = self.of_pair(left, right)?;

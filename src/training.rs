@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use crate::baseline::{self, Baseline, Reads, Scored};
-use crate::columns::{Column, ColumnReader, Encoder, Source};
+use crate::columns::{Column, ColumnReader, Source};
 use crate::crosses::LevelCodes;
 use crate::domain::probability::logistic;
 use crate::domain::{Deal, Exchange, LogOdds, Probability, Snapshot};
@@ -271,12 +271,7 @@ fn build_columns(
             .collect();
         match Column::fit(name.clone(), source.clone(), holds, &readings, deals) {
             Ok(column) => {
-                let encoder = Encoder::new(&column);
-                let encoded: Vec<_> = readings
-                    .iter()
-                    .map(|r| encoder.encode(&column, r))
-                    .collect();
-                blocks.extend(column.blocks(&encoded));
+                blocks.extend(column.blocks(&readings));
                 columns.push(column);
             }
             // A feature that a flat file cannot have is no news.

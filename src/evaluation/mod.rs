@@ -20,8 +20,7 @@ pub use bootstrap::Estimate;
 use bootstrap::Resamples;
 use drift::Drift;
 use fairness::Fairness;
-pub use measures::auc;
-pub use measures::log_loss;
+pub use measures::{auc, log_loss};
 use measures::{lift, pr_auc, square_error};
 use recalibration::Recalibration;
 use reliability::Bin;
@@ -41,21 +40,6 @@ pub struct Judged {
     pub waiting: Option<f64>,
     /// What the deal was given lately, on any scale; reps worked on the highest.
     pub attention: Option<f64>,
-}
-
-impl Judged {
-    /// A prediction and what became of it, with nothing known of money or of how deals were worked.
-    pub fn bare(probability: f64, won: bool, deal: usize) -> Self {
-        Self {
-            probability,
-            won,
-            deal,
-            amount: None,
-            stage_win_rate: None,
-            waiting: None,
-            attention: None,
-        }
-    }
 }
 
 impl Judged {

@@ -15,7 +15,7 @@ use super::rows::History;
 use super::{HELD_OUT_MIN, SEED, TrainOptions, fit, leakage, win_probability};
 use crate::domain::Deal;
 use crate::error::{Error, Result};
-use crate::evaluation::log_loss;
+use crate::evaluation::{Estimate, log_loss};
 use crate::model::{Model, Report};
 use crate::progress::OnProgress;
 use crate::scoring::Scorer;
@@ -329,7 +329,7 @@ fn paired(
 ) -> Paired {
     let [champion, challenger] = measure(&vec![1; deals]);
     let mut rng = ChaCha8Rng::seed_from_u64(SEED);
-    let mut gains: Vec<f64> = (0..RESAMPLES)
+    let gains: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
             let mut times = vec![0; deals];
             for _ in 0..deals {
@@ -339,16 +339,11 @@ fn paired(
             gain(champion, challenger)
         })
         .collect();
-    gains.sort_by(f64::total_cmp);
-    let at = |quantile: f64| gains[((RESAMPLES - 1) as f64 * quantile).round() as usize];
+    let Estimate { value, low, high } = Estimate::new(gain(champion, challenger), gains);
     Paired {
         champion,
         challenger,
-        difference: Difference {
-            value: gain(champion, challenger),
-            low: at(0.025),
-            high: at(0.975),
-        },
+        difference: Difference { value, low, high },
     }
 }
 

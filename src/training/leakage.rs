@@ -601,7 +601,7 @@ impl Ranking {
             let won = told[deal].won;
             losses += log_loss(base, won);
             gains.push(log_loss(base, won) - log_loss(rate, won));
-            judged.push(Judged::bare(rate, won, deal));
+            judged.push(Judged::new(rate, won, deal));
         }
         let auc = auc(&judged)?;
         let (gain, gain_low) = mean_and_lower_bound(&gains);

@@ -360,8 +360,9 @@ fn worthy_pairs(
     deals: &[usize],
 ) -> Vec<Pair> {
     // Any of the penalties that may be chosen: the order of the pairs hardly depends on it.
-    let penalty = CROSS_PENALTIES[3] * rows_per_deal(deals);
-    LevelCodes::of(columns, bands).pairs(unexplained, deals, penalty)
+    let rows_per_deal = rows_per_deal(deals);
+    let penalty = CROSS_PENALTIES[3] * rows_per_deal;
+    LevelCodes::of(columns, bands).pairs(unexplained, deals, rows_per_deal, penalty)
 }
 
 #[cfg(test)]
@@ -370,7 +371,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
-    use crate::columns::{Encoder, Source};
+    use crate::columns::Source;
     use crate::features::Reading;
     use crate::ingest::mapping::ColumnType;
     use crate::progress::silent;
@@ -392,12 +393,7 @@ mod tests {
             let source = Source::Attribute(name.clone());
             let column = Column::fit(name, source, ColumnType::Category, &readings, &deals);
             let column = column.unwrap();
-            let encoder = Encoder::new(&column);
-            let encoded: Vec<_> = readings
-                .iter()
-                .map(|r| encoder.encode(&column, r))
-                .collect();
-            blocks.extend(column.blocks(&encoded));
+            blocks.extend(column.blocks(&readings));
             columns.push(column);
         }
         let design = Design::new(ROWS, blocks).unwrap();
