@@ -4,7 +4,8 @@
 //! - [`domain`]: deals, snapshots, money, probabilities. Pure.
 //! - [`ingest`]: CSV, NDJSON and JSON documents to deals.
 //! - [`store`], [`ranking`], [`book`]: what is kept, in which order, and how a write goes through.
-//! - [`app`], [`http`], [`jobs`]: the service. [`config`], [`telemetry`]: its settings, logs, metrics.
+//! - [`app`], [`http`], [`jobs`]: the service. [`config`], [`telemetry`], [`tls`]: its settings, logs,
+//!   metrics, encryption.
 //! - [`training`], [`model`], [`scoring`]: deals to a model, a model and a deal to a score. Pure.
 //! - [`evaluation`], [`baseline`], [`report`]: how good a model is, and how far deals have moved. Pure.
 //! - [`simulate`]: a pipeline with known true probabilities, for demos and tests.
@@ -32,5 +33,6 @@ pub mod scoring;
 pub mod simulate;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod training;
 pub mod what_if;

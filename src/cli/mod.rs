@@ -60,6 +60,7 @@ enum Command {
 
 /// Parses the arguments, runs the command, and says what went wrong.
 pub fn main() -> ExitCode {
+    crate::tls::install_provider();
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Serve(args) => serve::run(*args),

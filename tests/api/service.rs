@@ -61,7 +61,9 @@ impl Answer {
     }
 }
 
+/// The binary without our environment. Whoever starts it will want to talk to it.
 pub fn binary() -> Command {
+    dealrank::tls::install_provider();
     let mut command = Command::new(env!("CARGO_BIN_EXE_dealrank"));
     for (name, _) in std::env::vars() {
         if name.starts_with("DEALRANK_") {
