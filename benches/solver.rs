@@ -55,7 +55,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let start = Instant::now();
         let fitted = estimator::optimum(problem, None)?;
         searching.push(start.elapsed().as_secs_f64());
-        loss = mean_objective(problem, &fitted.params());
+        loss = problem.mean_objective(&fitted.params());
         let start = Instant::now();
         let fitted = estimator::fit(problem, None)?;
         confirmed.push(start.elapsed().as_secs_f64());
@@ -126,11 +126,6 @@ fn problem() -> (Design, Vec<bool>) {
 fn code(rng: &mut impl Rng, levels: usize) -> u32 {
     let x: f64 = rng.random();
     (x * x * levels as f64) as u32
-}
-
-fn mean_objective(problem: Problem, params: &[f64]) -> f64 {
-    let eta = problem.design.linear_predictor(params);
-    problem.objective(&eta, params) / ROWS as f64
 }
 
 fn median(seconds: &mut [f64]) -> f64 {

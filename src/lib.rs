@@ -26,6 +26,7 @@ pub mod ingest;
 pub mod jobs;
 pub mod learning;
 pub mod model;
+pub mod parallel;
 pub mod progress;
 pub mod ranking;
 pub mod report;

@@ -5,6 +5,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::Judged;
+use crate::parallel;
 
 /// Resamples where deals are few, and where they are very many: then each takes long, and the
 /// intervals are narrow whatever their edges.
@@ -92,29 +93,10 @@ impl Resamples {
     /// What `measure` makes of the weights of each resample: as many draws as there are deals. Each
     /// resample has a random stream of its own, so that the threads they are shared among do not matter.
     pub fn map<T: Send>(&self, measure: impl Fn(&[u32]) -> T + Sync) -> Vec<T> {
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let share = self.count.div_ceil(threads).max(1);
-        let draw = |first: usize| {
+        parallel::share(parallel::threads(), self.count, |resample| {
             let mut weights = vec![0; self.deals];
-            let resamples = first..(first + share).min(self.count);
-            let measured = resamples.map(|resample| {
-                self.draw(resample, &mut weights);
-                measure(&weights)
-            });
-            measured.collect::<Vec<T>>()
-        };
-        std::thread::scope(|scope| {
-            let draw = &draw;
-            let handles: Vec<_> = (0..self.count)
-                .step_by(share)
-                .map(|first| scope.spawn(move || draw(first)))
-                .collect();
-            let joined = handles.into_iter().map(|handle| {
-                handle
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            });
-            joined.flatten().collect()
+            self.draw(resample, &mut weights);
+            measure(&weights)
         })
     }
 

@@ -1,11 +1,18 @@
 //! The design matrix: numeric columns and category codes, one-hot columns never materialised.
 
+use std::ops::Range;
+
 use ndarray::{Array2, ShapeBuilder};
+
+use crate::parallel;
 
 /// The code of a row that has none of a block's levels: all its one-hot columns are zero.
 pub const NO_LEVEL: u32 = u32::MAX;
 /// Rows whose sums stay in the first cache while the blocks pass by.
 const TILE_ROWS: usize = 2048;
+/// Parts that the rows are walked over in, each by one thread: enough to keep threads busy, and the
+/// same whatever their number.
+const PARTS: usize = 16;
 /// Rows x blocks below which starting threads costs more than it brings.
 const THREADED_CELLS_MIN: usize = 500_000;
 
@@ -45,6 +52,19 @@ impl Block {
             Self::Codes { codes, levels, .. } => {
                 for (sum, &code) in sums.iter_mut().zip(&codes[first..]) {
                     *sum += weights[(code as usize).min(*levels)];
+                }
+            }
+        }
+    }
+
+    /// Adds `X' v` of the rows from `first` on to `sums`, which have one more at the end for rows without
+    /// a level.
+    fn add_transposed(&self, first: usize, v: &[f64], sums: &mut [f64]) {
+        match self {
+            Self::Numeric(values) => sums[0] += dot(&values[first..first + v.len()], v),
+            Self::Codes { codes, levels } => {
+                for (&code, v) in codes[first..].iter().zip(v) {
+                    sums[(code as usize).min(*levels)] += v;
                 }
             }
         }
@@ -199,64 +219,96 @@ impl Design {
     pub fn linear_predictor(&self, params: &[f64]) -> Vec<f64> {
         let width = self.width();
         debug_assert_eq!(params.len(), width + 1);
-        let weights: Vec<Vec<f64>> = (self.blocks.iter().zip(&self.offsets).zip(&self.heights))
-            .map(|((block, &offset), &height)| {
-                let own = &params[offset..offset + block.width()];
-                own.iter().map(|w| w * height).chain([0.0]).collect()
-            })
-            .collect();
-        let mut eta = vec![params[width]; self.rows];
-        let threads = self.threads();
-        let share = self.rows.div_ceil(threads).max(1);
-        let add = |start: usize, eta: &mut [f64]| {
-            for (tile_index, tile) in eta.chunks_mut(TILE_ROWS).enumerate() {
-                let first = start + tile_index * TILE_ROWS;
-                for (block, weights) in self.blocks.iter().zip(&weights) {
-                    block.add_products(first, weights, tile);
+        let weights = self.block_weights(params);
+        let parts = parallel::share(self.threads(), PARTS, |part| {
+            let rows = self.part(part);
+            let mut eta = vec![params[width]; rows.len()];
+            for (tile, first) in eta.chunks_mut(TILE_ROWS).zip(rows.step_by(TILE_ROWS)) {
+                self.add_products(first, &weights, tile);
+            }
+            eta
+        });
+        parts.concat()
+    }
+
+    /// Walks over the rows once, a tile at a time: `turn` gets the number of the first row of a tile
+    /// and `intercept + X w` of its rows, puts a factor in the place of each, and answers with
+    /// something to be summed. Gives that sum, and `X' factors` followed by the sum of the factors.
+    pub fn walk(
+        &self,
+        params: &[f64],
+        turn: impl Fn(usize, &mut [f64]) -> f64 + Sync,
+    ) -> (f64, Vec<f64>) {
+        let width = self.width();
+        debug_assert_eq!(params.len(), width + 1);
+        let weights = self.block_weights(params);
+        let parts = parallel::share(self.threads(), PARTS, |part| {
+            let rows = self.part(part);
+            let mut total = 0.0;
+            let mut ones = 0.0;
+            let mut sums: Vec<Vec<f64>> = weights.iter().map(|w| vec![0.0; w.len()]).collect();
+            let mut tile = vec![0.0; TILE_ROWS];
+            for first in rows.clone().step_by(TILE_ROWS) {
+                let tile = &mut tile[..TILE_ROWS.min(rows.end - first)];
+                tile.fill(params[width]);
+                self.add_products(first, &weights, tile);
+                total += turn(first, tile);
+                ones += tile.iter().sum::<f64>();
+                for (block, sums) in self.blocks.iter().zip(&mut sums) {
+                    block.add_transposed(first, tile, sums);
                 }
             }
-        };
-        if threads == 1 {
-            add(0, &mut eta);
-        } else {
-            std::thread::scope(|scope| {
-                for (part, eta) in eta.chunks_mut(share).enumerate() {
-                    let add = &add;
-                    scope.spawn(move || add(part * share, eta));
-                }
-            });
+            (total, ones, sums)
+        });
+        let mut total = 0.0;
+        let mut out = vec![0.0; width + 1];
+        for (part_total, ones, sums) in parts {
+            total += part_total;
+            out[width] += ones;
+            for (block, sums) in sums.iter().enumerate() {
+                let own = &mut out[self.offsets[block]..self.offsets[block + 1]];
+                own.iter_mut().zip(sums).for_each(|(o, s)| *o += s);
+            }
         }
-        eta
+        for (out, height) in out.iter_mut().zip(self.column_heights()) {
+            *out *= height;
+        }
+        (total, out)
+    }
+
+    /// The rows of one of the parts.
+    fn part(&self, part: usize) -> Range<usize> {
+        let rows = self.rows.div_ceil(PARTS);
+        let first = self.rows.min(part * rows);
+        first..self.rows.min(first + rows)
+    }
+
+    /// For each block what its columns weigh, and a zero at the end for rows without a level.
+    fn block_weights(&self, params: &[f64]) -> Vec<Vec<f64>> {
+        let blocks = self.blocks.iter().zip(&self.offsets).zip(&self.heights);
+        let weights = blocks.map(|((block, &offset), &height)| {
+            let own = &params[offset..offset + block.width()];
+            own.iter().map(|w| w * height).chain([0.0]).collect()
+        });
+        weights.collect()
+    }
+
+    /// Adds `X w` of the rows from `first` on.
+    fn add_products(&self, first: usize, weights: &[Vec<f64>], sums: &mut [f64]) {
+        for (block, weights) in self.blocks.iter().zip(weights) {
+            block.add_products(first, weights, sums);
+        }
     }
 
     /// `X' v` followed by the sum of `v` (the intercept's column of ones).
     pub fn transposed_times(&self, v: &[f64]) -> Vec<f64> {
-        let mut out = vec![0.0; self.width() + 1];
-        let (columns, ones) = out.split_at_mut(self.width());
-        ones[0] = v.iter().sum();
-        let threads = self.threads();
-        let share = self.blocks.len().div_ceil(threads).max(1);
-        let sum = |blocks: &[Block], mut out: &mut [f64]| {
-            for block in blocks {
-                let (own, rest) = out.split_at_mut(block.width());
-                block.transposed_times(v, own);
-                out = rest;
-            }
-        };
-        if threads == 1 {
-            sum(&self.blocks, columns);
-        } else {
-            std::thread::scope(|scope| {
-                let mut rest = columns;
-                for blocks in self.blocks.chunks(share) {
-                    let width = blocks.iter().map(Block::width).sum();
-                    let (own, others) = rest.split_at_mut(width);
-                    rest = others;
-                    let sum = &sum;
-                    scope.spawn(move || sum(blocks, own));
-                }
-            });
-        }
+        let parts = parallel::share(self.threads(), self.blocks.len(), |index| {
+            let mut own = vec![0.0; self.blocks[index].width()];
+            self.blocks[index].transposed_times(v, &mut own);
+            own
+        });
+        let mut out = parts.concat();
+        out.push(v.iter().sum());
         for (out, height) in out.iter_mut().zip(self.column_heights()) {
             *out *= height;
         }
@@ -302,7 +354,7 @@ impl Design {
         if self.is_serial || self.rows * self.blocks.len() < THREADED_CELLS_MIN {
             1
         } else {
-            std::thread::available_parallelism().map_or(1, |n| n.get())
+            parallel::threads()
         }
     }
 
@@ -321,7 +373,9 @@ impl Design {
     pub fn information(&self, weights: &[f64]) -> Array2<f64> {
         let width = self.width();
         let mut info = Array2::zeros((width + 1, width + 1));
-        let strips = self.strips(weights);
+        let strips = parallel::share(self.threads(), self.blocks.len(), |index| {
+            self.strip(index, weights)
+        });
         for (index, strip) in strips.into_iter().enumerate() {
             let offset = self.offsets[index];
             for (r, row) in strip.cells.chunks_exact(strip.width).enumerate() {
@@ -335,38 +389,7 @@ impl Design {
         info
     }
 
-    /// For each block its rows of the information matrix, from its own column to the intercept's.
-    fn strips(&self, weights: &[f64]) -> Vec<Strip> {
-        let threads = self.threads();
-        let next = std::sync::atomic::AtomicUsize::new(0);
-        let mut strips: Vec<Option<Strip>> = self.blocks.iter().map(|_| None).collect();
-        let work = || {
-            let mut mine = Vec::new();
-            loop {
-                let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                if index >= self.blocks.len() {
-                    return mine;
-                }
-                mine.push((index, self.strip(index, weights)));
-            }
-        };
-        if threads == 1 {
-            for (index, strip) in work() {
-                strips[index] = Some(strip);
-            }
-        } else {
-            std::thread::scope(|scope| {
-                let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-                for handle in handles {
-                    for (index, strip) in handle.join().expect("the task has no way to panic") {
-                        strips[index] = Some(strip);
-                    }
-                }
-            });
-        }
-        strips.into_iter().flatten().collect()
-    }
-
+    /// A block's rows of the information matrix, from its own column to the intercept's.
     fn strip(&self, index: usize, weights: &[f64]) -> Strip {
         let offset = self.offsets[index];
         let mut strip = Strip::new(self.blocks[index].width(), self.width() + 1 - offset);

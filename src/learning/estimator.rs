@@ -37,12 +37,6 @@ const CONFIRM_ITERATIONS_MAX: u64 = 50;
 const FACTORED_WIDTH_MAX: usize = 5000;
 /// What is left of a draw when it counts as solved: far less than draws differ.
 const SOLVED: f64 = 1e-3;
-/// Rows of the smallest sample that a large fit starts from, and how many times larger each next is.
-const SAMPLE_ROWS_MIN: usize = 2_000;
-const SAMPLE_GROWTH: usize = 5;
-/// Nearer to a sample's optimum there is nothing to learn about that of all rows.
-const GRADIENT_SAMPLED: f64 = 1e-4;
-
 /// A fitted logistic regression for the probability of **winning**, whichever class is larger.
 #[derive(Debug, Clone)]
 pub struct Fitted {
@@ -236,11 +230,6 @@ fn search(
             "the penalty must be above zero, not {alpha}"
         )));
     }
-    let start = match start {
-        Some(start) => start,
-        None => sampled_start(problem)
-            .unwrap_or_else(|| base_rate_params(design.width(), won_count, won.len())),
-    };
     let optimum = newton::minimise(problem, start, sought);
     let is_finite = optimum.params.iter().all(|p| p.is_finite());
     if !is_finite || optimum.gradient_max > accepted {
@@ -250,36 +239,6 @@ fn search(
         )));
     }
     Ok(optimum)
-}
-
-/// The optimum of an even sample of the rows, which starts from that of a smaller one: close to that of
-/// all rows at a fraction of the cost. `None` where there are few rows anyway, or the sample will not
-/// converge.
-fn sampled_start(problem: Problem) -> Option<Vec<f64>> {
-    if problem.design.rows() < SAMPLE_GROWTH * SAMPLE_ROWS_MIN {
-        return None;
-    }
-    let rows = (0..problem.design.rows()).step_by(SAMPLE_GROWTH);
-    let rows: Vec<usize> = rows.collect();
-    let won: Vec<bool> = rows.iter().map(|&row| problem.won[row]).collect();
-    let weights: Option<Vec<f64>> =
-        (problem.weights).map(|weights| rows.iter().map(|&row| weights[row]).collect());
-    let sample = Problem {
-        design: &problem.design.select(&rows),
-        won: &won,
-        weights: weights.as_deref(),
-        // Fewer rows weigh less against the penalty.
-        alpha: problem.alpha / SAMPLE_GROWTH as f64,
-    };
-    let optimum = search(sample, None, GRADIENT_SAMPLED, GRADIENT_SAMPLED).ok()?;
-    Some(optimum.params)
-}
-
-/// Zero coefficients and the log-odds of the base rate.
-fn base_rate_params(width: usize, won_count: usize, count: usize) -> Vec<f64> {
-    let mut params = vec![0.0; width + 1];
-    params[width] = (won_count as f64 / (count - won_count) as f64).ln();
-    params
 }
 
 /// Starts linfa at `params`. `None` when its line search fails, it wanders off, or it ends where the
@@ -305,10 +264,8 @@ fn confirm(problem: Problem, params: &[f64]) -> Option<newton::Optimum> {
         CONFIRM_ITERATIONS_MAX,
     )
     .ok()?;
-    let eta = design.linear_predictor(params);
-    let confirmed_eta = design.linear_predictor(&fitted);
-    let before = problem.objective(&eta, params);
-    let after = problem.objective(&confirmed_eta, &fitted);
+    let before = problem.mean_objective(params);
+    let after = problem.mean_objective(&fitted);
     let gradient_max = problem.gradient_max(&fitted);
     let is_optimal = after <= before + 1e-9 * before.abs() && gradient_max <= GRADIENT_TOLERANCE;
     is_optimal.then_some(newton::Optimum {
