@@ -8,8 +8,10 @@ use jiff::{SignedDuration, Span, SpanRelativeTo};
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use crate::crm::CrmsSettings;
 use crate::domain::Exchange;
 use crate::error::{Error, Result};
+use crate::outbound::OutboundSettings;
 
 /// The default settings as a commented file, as `serve --print-config` shows it.
 pub const DEFAULT_TOML: &str = include_str!("config.default.toml");
@@ -37,6 +39,8 @@ pub struct Config {
     pub exchange: Exchange,
     pub training: Training,
     pub ledger: Ledger,
+    pub outbound: OutboundSettings,
+    pub crm: CrmsSettings,
     pub limits: Limits,
 }
 
@@ -193,6 +197,9 @@ impl Config {
                 "settings: score_ttl_seconds must be 1 to {SCORE_TTL_SECONDS_MAX}"
             )));
         }
+        let named = |reason| Error::Malformed(format!("settings: {reason}"));
+        self.outbound.check().map_err(named)?;
+        self.crm.check().map_err(named)?;
         Ok(self)
     }
 
@@ -252,6 +259,14 @@ fn set(settings: &mut Table, path: &[String], text: &str) -> Result<(), String> 
             .parse()
             .map(Value::Integer)
             .map_err(|_| format!("`{text}` is not a whole number"))?,
+        Some(Value::Float(_)) => text
+            .parse()
+            .map(Value::Float)
+            .map_err(|_| format!("`{text}` is not a number"))?,
+        Some(Value::Boolean(_)) => text
+            .parse()
+            .map(Value::Boolean)
+            .map_err(|_| format!("`{text}` is neither `true` nor `false`"))?,
         Some(Value::Table(_) | Value::Array(_)) => {
             return Err("belongs into the settings file".into());
         }

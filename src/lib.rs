@@ -6,6 +6,8 @@
 //! - [`store`], [`ranking`], [`book`]: what is kept, in which order, and how a write goes through.
 //! - [`app`], [`http`], [`jobs`]: the service. [`config`], [`telemetry`], [`tls`]: its settings, logs,
 //!   metrics, encryption.
+//! - [`outbound`], [`crm`]: what is told to others, and scores in the CRM's fields;
+//!   [`standard_webhooks`]: how messages are signed.
 //! - [`training`], [`model`], [`scoring`]: deals to a model, a model and a deal to a score. Pure.
 //! - [`evaluation`], [`baseline`], [`report`]: how good a model is, and how far deals have moved. Pure.
 //! - [`simulate`]: a pipeline with known true probabilities, for demos and tests.
@@ -16,6 +18,7 @@ pub mod book;
 pub mod cli;
 pub mod columns;
 pub mod config;
+pub mod crm;
 pub mod crosses;
 pub mod domain;
 pub mod error;
@@ -26,12 +29,14 @@ pub mod ingest;
 pub mod jobs;
 pub mod learning;
 pub mod model;
+pub mod outbound;
 pub mod parallel;
 pub mod progress;
 pub mod ranking;
 pub mod report;
 pub mod scoring;
 pub mod simulate;
+pub mod standard_webhooks;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
