@@ -1,7 +1,7 @@
 //! The service as one value, built once from its settings and handed to every handler.
 
 use std::fs::{File, TryLockError};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,10 @@ use crate::error::{Error, Result};
 use crate::jobs::Jobs;
 use crate::ranking::{Accelerator, RedisSettings};
 use crate::scoring::Scorer;
-use crate::store::Store;
+use crate::store::{Store, StoreLocation};
+
+/// Processes that may share a data folder; more are a mistake.
+const PROCESSES_MAX: usize = 64;
 
 #[derive(Debug)]
 pub struct App {
@@ -24,18 +27,22 @@ pub struct App {
     pub book: Book,
     pub jobs: Jobs,
     pub metrics: PrometheusHandle,
+    /// Where uploads wait for their job; of this process alone.
+    pub uploads_dir: PathBuf,
     stopping: watch::Sender<bool>,
-    _lock: DataDirLock,
+    _store_lock: Option<DirLock>,
+    _uploads_lock: Option<DirLock>,
 }
 
 impl App {
     /// Opens the store and the rankings and starts the worker of the jobs. Needs a Tokio runtime.
     ///
     /// # Errors
-    /// `Conflict` when another process uses the same data folder.
+    /// `Conflict` when another process uses the same embedded store.
     pub async fn open(config: Config, metrics: PrometheusHandle) -> Result<Self> {
-        let lock = DataDirLock::take(&config.data_dir)?;
-        clear(&config.uploads_dir())?;
+        let store_lock = lock_store(&config)?;
+        let (uploads_dir, uploads_lock) = own_uploads_dir(&config)?;
+        clear(&uploads_dir)?;
         let book = open_book(&config).await?;
         let jobs = Jobs::start(book.clone(), &config).await?;
         Ok(Self {
@@ -43,8 +50,10 @@ impl App {
             book,
             jobs,
             metrics,
+            uploads_dir,
             stopping: watch::Sender::new(false),
-            _lock: lock,
+            _store_lock: store_lock,
+            _uploads_lock: uploads_lock,
         })
     }
 
@@ -92,8 +101,11 @@ pub async fn open_book_without_champion(config: &Config) -> Result<Book> {
 
 /// The store of an installation, for those who need no scores and no rankings.
 pub async fn open_store(config: &Config) -> Result<Store> {
-    make_dir(&config.data_dir)?;
-    Store::open(&config.database_path()).await
+    let location = config.store_location();
+    if let StoreLocation::File(_) = location {
+        make_dir(&config.data_dir)?;
+    }
+    Store::at(&location, config.database_connections_max).await
 }
 
 async fn open_book_with(config: &Config, settings: BookSettings) -> Result<Book> {
@@ -110,35 +122,66 @@ async fn open_book_with(config: &Config, settings: BookSettings) -> Result<Book>
     Book::open(store, accelerator, exchange, settings).await
 }
 
-/// Holds the data folder for one process at a time: rankings in process would not notice what
-/// another process writes. The system lets go of it when the process ends, however it ends.
+/// Holds the embedded store for one process at a time: rankings in process would not notice what
+/// another process writes. A shared store is held by nobody.
+///
+/// # Errors
+/// `Conflict` when another process holds it.
+pub fn lock_store(config: &Config) -> Result<Option<DirLock>> {
+    if config.database_url.is_some() {
+        return Ok(None);
+    }
+    let dir = &config.data_dir;
+    match DirLock::take(dir)? {
+        Some(lock) => Ok(Some(lock)),
+        None => Err(Error::Conflict(format!(
+            "another dealrank uses the data folder {}: stop it, or work through its HTTP interface",
+            dir.display()
+        ))),
+    }
+}
+
+/// Holds a folder for one process at a time. The system lets go of it when the process ends, however it
+/// ends.
 #[derive(Debug)]
-pub struct DataDirLock {
+pub struct DirLock {
     _file: File,
 }
 
-impl DataDirLock {
-    /// # Errors
-    /// `Conflict` when another process holds it.
-    pub fn take(data_dir: &Path) -> Result<Self> {
-        make_dir(data_dir)?;
-        let path = data_dir.join("lock");
+impl DirLock {
+    /// Makes the folder if need be; `None` when another process holds it.
+    fn take(dir: &Path) -> Result<Option<Self>> {
+        make_dir(dir)?;
+        let path = dir.join("lock");
         let file =
             File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::Conflict(format!(
-                    "another dealrank uses the data folder {}: stop it, or work through its HTTP interface",
-                    data_dir.display()
-                )));
-            }
+            Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(e)) => {
                 tracing::warn!("cannot lock {}: {e}", path.display());
             }
         }
-        Ok(Self { _file: file })
+        Ok(Some(Self { _file: file }))
     }
+}
+
+/// A folder for the uploads of this process. Processes on a shared store may have the same data folder.
+fn own_uploads_dir(config: &Config) -> Result<(PathBuf, Option<DirLock>)> {
+    let uploads = config.uploads_dir();
+    if config.database_url.is_none() {
+        return Ok((uploads, None));
+    }
+    for number in 0..PROCESSES_MAX {
+        let dir = uploads.join(number.to_string());
+        if let Some(lock) = DirLock::take(&dir)? {
+            return Ok((dir.join("files"), Some(lock)));
+        }
+    }
+    Err(Error::Conflict(format!(
+        "{PROCESSES_MAX} processes use the data folder {}: give each of them one of its own",
+        config.data_dir.display()
+    )))
 }
 
 fn make_dir(dir: &Path) -> Result<()> {

@@ -12,6 +12,7 @@ use crate::crm::CrmsSettings;
 use crate::domain::Exchange;
 use crate::error::{Error, Result};
 use crate::outbound::OutboundSettings;
+use crate::store::{DatabaseUrl, StoreLocation};
 
 /// The default settings as a commented file, as `serve --print-config` shows it.
 pub const DEFAULT_TOML: &str = include_str!("config.default.toml");
@@ -30,6 +31,8 @@ const ENVIRONMENT_PREFIX: &str = "DEALRANK_";
 pub struct Config {
     pub listen: String,
     pub data_dir: PathBuf,
+    pub database_url: Option<DatabaseUrl>,
+    pub database_connections_max: u32,
     pub redis_url: Option<String>,
     pub score_ttl_seconds: u64,
     pub refresh_minutes: u64,
@@ -192,6 +195,11 @@ impl Config {
                 return Err(Error::Malformed(reason));
             }
         }
+        if self.database_connections_max < 2 {
+            return Err(Error::Malformed(
+                "settings: database_connections_max must be at least 2".into(),
+            ));
+        }
         if !(1..=SCORE_TTL_SECONDS_MAX).contains(&self.score_ttl_seconds) {
             return Err(Error::Malformed(format!(
                 "settings: score_ttl_seconds must be 1 to {SCORE_TTL_SECONDS_MAX}"
@@ -213,9 +221,16 @@ impl Config {
         self.data_dir.join("rejects")
     }
 
-    /// The embedded store.
+    /// The file of the embedded store, which is there unless another one is configured.
     pub fn database_path(&self) -> PathBuf {
         self.data_dir.join("dealrank.sqlite")
+    }
+
+    pub fn store_location(&self) -> StoreLocation {
+        match &self.database_url {
+            Some(url) => StoreLocation::Postgres(url.clone()),
+            None => StoreLocation::File(self.database_path()),
+        }
     }
 }
 

@@ -78,6 +78,10 @@ pub enum Error {
     /// A queue is full. 429.
     #[error("{0}")]
     Busy(String),
+    /// The store does not answer; it may again in a moment. What was asked for may or may not have been
+    /// done. 503, exit code 1.
+    #[error("{0:#}")]
+    StoreAway(anyhow::Error),
     /// Not the caller's fault; logged where it is handled, never shown over HTTP. 500, exit code 1.
     #[error(transparent)]
     Internal(#[from] anyhow::Error),

@@ -2,24 +2,26 @@
 //! one.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use anyhow::Context;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
-use super::challenging::shadow;
+use super::challenging::{self, shadow};
 use super::{Active, Appended, Book, Imported, Inner, ReceivedEvent, ScoredDeal, Written, no_deal};
 use crate::domain::{Deal, DealId, Exchange, Snapshot};
 use crate::error::{Error, Result};
 use crate::ingest::document;
 use crate::ranking::{Change, DealSummary, Member, RankingRow};
 use crate::scoring::Scorer;
-use crate::store::{Before, DealWrite, LoggedEvent, ScoreWrite};
+use crate::store::{Before, Commit, DealWrite, LoggedEvent, ScoreWrite};
 
 /// Deals of one transaction: few enough to let others write in between.
 pub(super) const CHUNK_DEALS: usize = 500;
+/// How often a write is worked out again because other processes were faster.
+const ATTEMPTS_MAX: usize = 20;
 
 /// What is wanted of one deal.
 #[derive(Debug)]
@@ -28,7 +30,7 @@ pub(super) struct Wish {
     pub intents: Vec<Intent>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Intent {
     Put(Box<Deal>),
     Patch(Value),
@@ -210,27 +212,52 @@ impl Inner {
         cause: &'static str,
         at: Timestamp,
     ) -> Result<Vec<(DealId, Result<Fulfilled>)>> {
+        let wishes: Arc<[Wish]> = wishes.into();
         let ids: Vec<DealId> = wishes.iter().map(|wish| wish.deal_id.clone()).collect();
-        let _deals = self.deals.lock(&ids).await;
-        let _gate = self.gate.read().await;
-        let active = self.active();
-        let generation = active.as_ref().map(|active| active.generation);
         let external_ids: Vec<&str> = wishes.iter().flat_map(Wish::external_ids).collect();
-        let before = self.store.before(generation, &ids, &external_ids).await?;
-        let plans = self.plan(wishes, before, active, at).await?;
-        let revisions = self.commit(&plans, generation, cause).await?;
-        Ok(plans
-            .into_iter()
-            .map(|(id, plan)| {
-                let revision = revisions.get(&id).copied();
-                (id, plan.map(|plan| plan.fulfilled(revision)))
-            })
-            .collect())
+        let _deals = self.deals.lock(&ids).await;
+        for _ in 0..ATTEMPTS_MAX {
+            let gate = self.gate.read().await;
+            let active = self.active();
+            let generation = active.as_ref().map(|active| active.generation);
+            let before = self.store.before(generation, &ids, &external_ids).await?;
+            let plans = self.plan(wishes.clone(), before, active, at).await?;
+            if let Some(revisions) = self.commit(&plans, generation, cause).await? {
+                return Ok(plans
+                    .into_iter()
+                    .map(|(id, plan)| {
+                        let revision = revisions.get(&id).copied();
+                        (id, plan.map(|plan| plan.fulfilled(revision)))
+                    })
+                    .collect());
+            }
+            drop(gate);
+            self.follow_champion().await?;
+        }
+        Err(outrun())
+    }
+
+    /// Takes the champion that another process activated.
+    async fn follow_champion(&self) -> Result<()> {
+        let _gate = self.gate.write().await;
+        let found = self.store.active_generation().await?;
+        let known = self.active().map(|active| active.generation);
+        let Some(found) = found.filter(|found| Some(found.id) != known) else {
+            return Ok(());
+        };
+        let model = Arc::new(self.store.model(&found.model_version).await?);
+        let active = Arc::new(Active {
+            generation: found.id,
+            scorer: Scorer::new(model, self.exchange.clone())?,
+        });
+        *self.active.write().unwrap_or_else(PoisonError::into_inner) = Some(active);
+        self.set_challenger(challenging::load(&self.store, &self.exchange).await?);
+        Ok(())
     }
 
     async fn plan(
         &self,
-        wishes: Vec<Wish>,
+        wishes: Arc<[Wish]>,
         mut before: HashMap<DealId, Before>,
         active: Option<Arc<Active>>,
         at: Timestamp,
@@ -238,17 +265,17 @@ impl Inner {
         let exchange = self.exchange.clone();
         let challenger = self.challenger();
         let is_one = wishes.len() == 1;
-        let plan_all = move || {
+        let mut plan_all = move || {
             let scorers = Scorers {
                 champion: active.as_ref().map(|active| &active.scorer),
                 challenger: challenger.as_ref(),
             };
             wishes
-                .into_iter()
+                .iter()
                 .map(|wish| {
                     let before = before.remove(&wish.deal_id);
-                    let id = wish.deal_id.clone();
-                    (id, Plan::of(wish, before, &scorers, &exchange, at))
+                    let plan = Plan::of(wish, before, &scorers, &exchange, at);
+                    (wish.deal_id.clone(), plan)
                 })
                 .collect()
         };
@@ -261,53 +288,77 @@ impl Inner {
             .context("planning broke off")?)
     }
 
-    /// Writes what is to be written, and lets the accelerator follow. Answers with the new revisions.
+    /// Writes what is to be written, and lets the accelerator follow. Answers with the new revisions;
+    /// `None` if what the plans were made from has changed.
     async fn commit(
         &self,
         plans: &[(DealId, Result<Plan>)],
         generation: Option<i64>,
         cause: &str,
-    ) -> Result<HashMap<DealId, i64>> {
+    ) -> Result<Option<HashMap<DealId, i64>>> {
         let plans: Vec<&Plan> = plans
             .iter()
             .filter_map(|(_, plan)| plan.as_ref().ok())
             .filter(|plan| !plan.write.is_nothing())
             .collect();
         if plans.is_empty() {
-            return Ok(HashMap::new());
+            return Ok(Some(HashMap::new()));
         }
         let writes: Vec<&DealWrite> = plans.iter().map(|plan| &plan.write).collect();
         let _order = self.order.lock().await;
-        let (revisions, seq) = self.store.commit(&writes, generation, cause).await?;
+        let Commit::Done(revisions, seq) = self.store.commit(&writes, generation, cause).await?
+        else {
+            return Ok(None);
+        };
         self.journal.note(writes.iter().map(|write| &write.deal.id));
         let changes: Vec<Change> = plans.iter().filter_map(|plan| plan.change()).collect();
         if !changes.is_empty() {
             self.accelerator.apply(seq, &changes).await;
         }
         let ids = writes.iter().map(|write| write.deal.id.clone());
-        Ok(ids.zip(revisions).collect())
+        Ok(Some(ids.zip(revisions).collect()))
     }
 
     async fn erase(&self, id: &DealId) -> Result<()> {
         let ids = std::slice::from_ref(id);
         let _deals = self.deals.lock(ids).await;
-        let _gate = self.gate.read().await;
-        let active = self.active();
-        let generation = active.as_ref().map(|active| active.generation);
-        let before = self.store.before(generation, ids, &[]).await?.remove(id);
+        for _ in 0..ATTEMPTS_MAX {
+            let gate = self.gate.read().await;
+            if self.erased(id).await? {
+                return Ok(());
+            }
+            drop(gate);
+            self.follow_champion().await?;
+        }
+        Err(outrun())
+    }
+
+    /// Whether the deal could be erased as it was found.
+    async fn erased(&self, id: &DealId) -> Result<bool> {
+        let generation = self.active().map(|active| active.generation);
+        let ids = std::slice::from_ref(id);
+        let mut found = self.store.before(generation, ids, &[]).await?;
+        let before = found.remove(id).ok_or_else(|| no_deal(id))?;
         let _order = self.order.lock().await;
-        let seq = self.store.erase(id).await?.ok_or_else(|| no_deal(id))?;
+        let revision = before.stored.revision;
+        let Commit::Done((), seq) = self.store.erase(id, generation, revision).await? else {
+            return Ok(false);
+        };
         self.journal.note([id]);
         let change = Change {
             deal_id: id.clone(),
-            before: before
-                .and_then(|before| before.standing)
-                .map(|standing| Member::of(&standing)),
+            before: before.standing.as_ref().map(Member::of),
             after: None,
         };
         self.accelerator.apply(seq, &[change]).await;
-        Ok(())
+        Ok(true)
     }
+}
+
+fn outrun() -> Error {
+    Error::Busy(format!(
+        "other processes write the same deals: {ATTEMPTS_MAX} attempts came too late"
+    ))
 }
 
 impl Wish {
@@ -341,7 +392,7 @@ struct Plan {
 
 impl Plan {
     fn of(
-        wish: Wish,
+        wish: &Wish,
         before: Option<Before>,
         scorers: &Scorers,
         exchange: &Exchange,
@@ -359,8 +410,8 @@ impl Plan {
             log: Vec::new(),
         };
         let mut effects = Vec::with_capacity(wish.intents.len());
-        for intent in wish.intents {
-            effects.push(revision.take(&wish.deal_id, intent, at)?);
+        for intent in &wish.intents {
+            effects.push(revision.take(&wish.deal_id, intent.clone(), at)?);
         }
         let deal = revision.deal.ok_or_else(|| no_deal(&wish.deal_id))?;
         let is_deal_changed = stored.as_ref().is_none_or(|stored| stored.deal != deal);
@@ -392,6 +443,7 @@ impl Plan {
         Ok(Self {
             write: DealWrite {
                 deal,
+                revision_before: stored.as_ref().map(|stored| stored.revision),
                 document,
                 log: revision.log,
                 score,

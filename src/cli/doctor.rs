@@ -9,7 +9,7 @@ use crate::config::{Config, ConfigArgs};
 use crate::domain::Currency;
 use crate::error::{Error, Result};
 use crate::ranking::AcceleratorHealth;
-use crate::store::Which;
+use crate::store::{StoreLocation, Which};
 
 const PAGE_DEALS: u32 = 1000;
 
@@ -128,15 +128,19 @@ async fn unopened(config: &Config, error: &Error) -> Finding {
     let (check, advice) = match (error, open_store(config).await) {
         (Error::Invalid(_), _) => ("redis", "correct it, or leave it out".to_owned()),
         (_, Ok(_)) => {
-            let database = config.database_path();
-            let advice = format!("or restore {} from a backup", database.display());
+            let advice = format!("or restore {} from a backup", config.store_location());
             ("model", advice)
         }
         (_, Err(_)) => {
-            let dir = config.data_dir.display();
-            let advice = format!(
-                "see that {dir} is a folder that dealrank may write to; restore its database from a backup if it is damaged"
-            );
+            let advice = match config.store_location() {
+                StoreLocation::File(_) => format!(
+                    "see that {} is a folder that dealrank may write to; restore its database from a backup if it is damaged",
+                    config.data_dir.display()
+                ),
+                StoreLocation::Postgres(_) => {
+                    "see that PostgreSQL runs, and correct `database_url`".to_owned()
+                }
+            };
             ("store", advice)
         }
     };
@@ -144,25 +148,25 @@ async fn unopened(config: &Config, error: &Error) -> Finding {
 }
 
 async fn store(book: &Book, config: &Config) -> Finding {
-    let path = config.database_path();
+    let place = config.store_location();
     let open = book.store().count_deals(Which::Open).await;
     let closed = book.store().count_deals(Which::Closed).await;
     match (open, closed) {
         (Ok(0), Ok(0)) => Finding::bad(
             "store",
             State::Warning,
-            format!("{} has no deals", path.display()),
+            format!("{place} has no deals"),
             "bring some with `dealrank import FILE`, or try `dealrank serve --demo`",
         ),
         (Ok(open), Ok(closed)) => Finding::ok(
             "store",
-            format!("{}: {open} open deals, {closed} closed", path.display()),
+            format!("{place}: {open} open deals, {closed} closed"),
         ),
         (Err(error), _) | (_, Err(error)) => Finding::bad(
             "store",
             State::Failed,
             super::describe(&error),
-            format!("restore {} from a backup", path.display()),
+            format!("restore {place} from a backup"),
         ),
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::bar::Bar;
 use super::files;
 use super::out;
-use crate::app::{DataDirLock, now, open_book};
+use crate::app::{lock_store, now, open_book};
 use crate::config::{Config, ConfigArgs};
 use crate::error::{Error, Result};
 use crate::ingest::Mapping;
@@ -42,7 +42,7 @@ impl Args {
         let config = self.settings.load()?;
         let mapping = self.mapping.as_deref().map(Mapping::load).transpose()?;
         let folder = self.mapping.as_ref().and_then(|path| path.parent());
-        let _lock = DataDirLock::take(&config.data_dir)?;
+        let _lock = lock_store(&config)?;
         let book = open_book(&config).await?;
         for file in &self.files {
             let task = ImportTask {

@@ -120,7 +120,7 @@ fn is_broken_pipe(cause: &anyhow::Error) -> bool {
 /// The message with its causes.
 fn describe(error: &Error) -> String {
     match error {
-        Error::Internal(cause) => {
+        Error::StoreAway(cause) | Error::Internal(cause) => {
             let mut text = String::new();
             for cause in cause.chain().map(ToString::to_string) {
                 // Some errors say what their cause says.
@@ -151,6 +151,7 @@ fn exit_code(error: &Error) -> u8 {
         | Error::NoPreviousModel
         | Error::NotOffered(_)
         | Error::Busy(_)
+        | Error::StoreAway(_)
         | Error::Internal(_) => 1,
     }
 }

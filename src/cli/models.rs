@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::bar::Bar;
 use super::out;
-use crate::app::{DataDirLock, now, open_book_without_champion, open_store};
+use crate::app::{lock_store, now, open_book_without_champion, open_store};
 use crate::config::{Config, ConfigArgs};
 use crate::error::{Error, Result};
 use crate::store::ModelSummary;
@@ -63,7 +63,7 @@ impl Args {
 
 /// Activates a version, or the one before the present one.
 async fn activate(config: &Config, version: Option<&str>, as_json: bool) -> Result<()> {
-    let _lock = DataDirLock::take(&config.data_dir)?;
+    let _lock = lock_store(config)?;
     let book = open_book_without_champion(config).await?;
     let bar = Bar::new();
     let on_progress = |progress| bar.show(progress);

@@ -6,7 +6,7 @@ use super::bar::Bar;
 use super::files::{self, FileArgs, parse_moment};
 use super::report;
 use super::score::load_model;
-use crate::app::{DataDirLock, open_book};
+use crate::app::{lock_store, open_book};
 use crate::config::ConfigArgs;
 use crate::domain::Deal;
 use crate::error::Result;
@@ -76,7 +76,7 @@ impl Args {
     /// As `POST /v1/models/active/recalibrate` does.
     async fn on_store(self) -> Result<()> {
         let config = self.settings.load()?;
-        let _lock = DataDirLock::take(&config.data_dir)?;
+        let _lock = lock_store(&config)?;
         let book = open_book(&config).await?;
         let champion = book.store().champion().await?.version;
         let bar = Bar::new();

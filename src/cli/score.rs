@@ -8,6 +8,7 @@ use jiff::Timestamp;
 
 use super::bar::Bar;
 use super::files::{self, FileArgs, parse_moment};
+use crate::app::open_store;
 use crate::config::{Config, ConfigArgs};
 use crate::domain::Deal;
 use crate::error::{Error, Result};
@@ -15,7 +16,7 @@ use crate::ingest::{DealsReader, Purpose, ReadOptions, RejectsWriter, rejects_pa
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::scoring::{Score, Scorer};
-use crate::store::Store;
+use crate::store::StoreLocation;
 
 /// The columns of the result.
 const HEADER: [&str; 11] = [
@@ -107,12 +108,14 @@ pub fn load_model(path: Option<&Path>, config: &Config) -> Result<Model> {
 
 /// Read beside a service that may be running on the same store.
 fn champion(config: &Config) -> Result<Model> {
-    let database = config.database_path();
-    if !database.exists() {
+    let location = config.store_location();
+    if let StoreLocation::File(path) = &location
+        && !path.exists()
+    {
         return Err(Error::NoModel);
     }
     super::runtime()?.block_on(async {
-        let store = Store::open(&database).await?;
+        let store = open_store(config).await?;
         let model = store.champion().await;
         store.close().await;
         model

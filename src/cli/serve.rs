@@ -138,7 +138,7 @@ async fn load_demo(app: &App) -> Result<()> {
         return Ok(());
     }
     eprintln!("first start of the demo: loading 3,000 deals and training on them");
-    let path = app.config.uploads_dir().join("demo.ndjson");
+    let path = app.uploads_dir.join("demo.ndjson");
     write_demo(&path, now())?;
     let import = ImportTask::new(path, "deals.ndjson");
     finish(app, Task::Import(import)).await?;

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::bar::Bar;
 use super::files::{self, FileArgs, parse_moment};
 use super::report;
-use crate::app::{DataDirLock, open_book};
+use crate::app::{lock_store, open_book};
 use crate::config::ConfigArgs;
 use crate::domain::Deal;
 use crate::error::Result;
@@ -70,7 +70,7 @@ impl Args {
             mapping: mapping.map(Mapping::load).transpose()?,
             ..TrainRequest::default()
         };
-        let _lock = DataDirLock::take(&config.data_dir)?;
+        let _lock = lock_store(&config)?;
         let book = open_book(&config).await?;
         let bar = Bar::new();
         let trained = jobs::train(&book, request, move |progress| bar.show(progress)).await?;

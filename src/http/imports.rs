@@ -68,7 +68,7 @@ pub async fn import(
         params.refuse("mapping", reason);
     }
     params.finish()?;
-    let upload = Upload::new(&app.config.uploads_dir())?;
+    let upload = Upload::new(&app.uploads_dir)?;
     let limits = &app.config.limits;
     let mut task = match body::media_type(&request)?.as_deref() {
         Some("multipart/form-data") => upload.form(&request, payload, limits).await?,

@@ -44,6 +44,7 @@ kinds! {
     UNSUPPORTED_FORMAT: UNPROCESSABLE_ENTITY, "unsupported_format", "The model cannot be exported in this format";
     BUSY: TOO_MANY_REQUESTS, "busy", "A queue is full";
     INTERNAL: INTERNAL_SERVER_ERROR, "internal", "Something went wrong here";
+    STORE_AWAY: SERVICE_UNAVAILABLE, "store_away", "The store does not answer";
     NO_MODEL: SERVICE_UNAVAILABLE, "no_model", "No model is active yet";
 }
 
@@ -184,6 +185,12 @@ impl From<Error> for Problem {
             ),
             Error::Busy(_) => Self::new(&BUSY, detail)
                 .with_header(header::RETRY_AFTER, HeaderValue::from_static("5")),
+            Error::StoreAway(cause) => {
+                tracing::warn!(error = format!("{cause:#}"), "the store does not answer");
+                let detail = "the store does not answer at the moment; ask again, a write may have been done or not";
+                Self::new(&STORE_AWAY, detail)
+                    .with_header(header::RETRY_AFTER, HeaderValue::from_static("1"))
+            }
             Error::Internal(cause) => {
                 tracing::error!(error = format!("{cause:#}"), "a request failed");
                 Self::internal()

@@ -294,7 +294,7 @@ async fn score_lines(
     payload: Payload,
     scorer: Scorer,
 ) -> Result<HttpResponse, Problem> {
-    let spool_dir = app.config.uploads_dir();
+    let spool_dir = app.uploads_dir.clone();
     let mut lines = Lines::new(&request, payload, &app.config.limits, &spool_dir)?;
     let scorer = Arc::new(scorer);
     let now = now();

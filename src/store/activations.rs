@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use sqlx::{Row, SqliteConnection};
 
+use super::engine::{Sql, Tx};
 use super::{Store, micros, timestamp};
 use crate::error::{Error, Result};
 
@@ -58,7 +58,7 @@ struct Present {
 impl Store {
     /// The newest activations, newest first.
     pub async fn activations(&self, limit: u32) -> Result<Vec<Activation>> {
-        let rows = sqlx::query(
+        let rows = Sql::new(
             "SELECT model_version, activated_at, cause FROM activations ORDER BY seq DESC LIMIT $1",
         )
         .bind(limit)
@@ -67,9 +67,9 @@ impl Store {
         rows.iter()
             .map(|row| {
                 Ok(Activation {
-                    model_version: row.try_get("model_version")?,
-                    at: timestamp(row.try_get("activated_at")?)?,
-                    cause: ActivationCause::of(row.try_get("cause")?),
+                    model_version: row.get("model_version")?,
+                    at: timestamp(row.get("activated_at")?)?,
+                    cause: ActivationCause::of(row.get("cause")?),
                 })
             })
             .collect()
@@ -80,11 +80,11 @@ impl Store {
     /// # Errors
     /// `NoPreviousModel`.
     pub async fn previous_champion(&self) -> Result<String> {
-        let version = sqlx::query_scalar(
+        let version = Sql::new(
             "SELECT previous.model_version FROM activations previous
              WHERE previous.seq = (SELECT previous_seq FROM activations ORDER BY seq DESC LIMIT 1)",
         )
-        .fetch_optional(&self.readers)
+        .scalar_optional(&self.readers)
         .await?;
         version.ok_or(Error::NoPreviousModel)
     }
@@ -93,21 +93,21 @@ impl Store {
 /// Writes down that a model is the champion from now on. With another champion, nobody is a
 /// challenger any more: they had challenged the one before.
 pub(super) async fn record(
-    connection: &mut SqliteConnection,
+    tx: &mut Tx,
     model_version: &str,
     at: Timestamp,
     cause: ActivationCause,
 ) -> Result<()> {
-    let present = present(connection).await?;
+    let present = present(tx).await?;
     let previous_seq = match &present {
         None => None,
         // The same model once more leads back to where it led before.
         Some(present) if present.model_version == model_version => present.previous_seq,
         // After a step back, the next one leads further back, and not forth again.
         Some(present) if cause == ActivationCause::Rollback => {
-            sqlx::query_scalar("SELECT previous_seq FROM activations WHERE seq = $1")
+            Sql::new("SELECT previous_seq FROM activations WHERE seq = $1")
                 .bind(present.previous_seq)
-                .fetch_optional(&mut *connection)
+                .scalar_optional::<Option<i64>>(&mut *tx)
                 .await?
                 .flatten()
         }
@@ -119,10 +119,10 @@ pub(super) async fn record(
             "UPDATE models SET is_challenger = 0 WHERE is_challenger = 1",
             "DELETE FROM shadow_scores",
         ] {
-            sqlx::query(retire).execute(&mut *connection).await?;
+            Sql::new(retire).execute(&mut *tx).await?;
         }
     }
-    sqlx::query(
+    Sql::new(
         "INSERT INTO activations (model_version, activated_at, cause, previous_seq)
          VALUES ($1, $2, $3, $4)",
     )
@@ -130,21 +130,21 @@ pub(super) async fn record(
     .bind(micros(at))
     .bind(cause.as_str())
     .bind(previous_seq)
-    .execute(connection)
+    .execute(tx)
     .await?;
     Ok(())
 }
 
-async fn present(connection: &mut SqliteConnection) -> Result<Option<Present>> {
-    let row = sqlx::query(
+async fn present(tx: &mut Tx) -> Result<Option<Present>> {
+    let row = Sql::new(
         "SELECT seq, model_version, previous_seq FROM activations ORDER BY seq DESC LIMIT 1",
     )
-    .fetch_optional(connection)
+    .fetch_optional(tx)
     .await?;
     let Some(row) = row else { return Ok(None) };
     Ok(Some(Present {
-        seq: row.try_get("seq")?,
-        model_version: row.try_get("model_version")?,
-        previous_seq: row.try_get("previous_seq")?,
+        seq: row.get("seq")?,
+        model_version: row.get("model_version")?,
+        previous_seq: row.get("previous_seq")?,
     }))
 }

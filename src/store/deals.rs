@@ -5,10 +5,11 @@ use std::collections::{HashMap, HashSet};
 use anyhow::Context;
 use jiff::Timestamp;
 use serde_json::Value;
-use sqlx::sqlite::{Sqlite, SqliteRow};
-use sqlx::{QueryBuilder, Row, SqliteConnection};
 
-use super::{ShadowScore, Store, current_seq, ledger, micros, shadow, take_seqs, timestamp};
+use super::engine::{Row, Sql, Tx};
+use super::{
+    ShadowScore, Store, current_seq, generations, ledger, micros, shadow, take_seqs, timestamp,
+};
 use crate::domain::{Deal, DealId};
 use crate::error::Result;
 use crate::ingest::document;
@@ -56,6 +57,8 @@ pub(crate) struct Before {
 #[derive(Debug)]
 pub(crate) struct DealWrite {
     pub deal: Deal,
+    /// The revision that the write was worked out from; `None` for a new deal.
+    pub revision_before: Option<i64>,
     /// The deal's document; `None` when only its score moves.
     pub document: Option<String>,
     pub log: Vec<LoggedEvent>,
@@ -83,6 +86,15 @@ pub(crate) struct LoggedEvent {
     pub body: Value,
 }
 
+/// What became of writes that were worked out from what was there before.
+#[derive(Debug)]
+pub(crate) enum Commit<T> {
+    /// With the sequence after the last.
+    Done(T, i64),
+    /// A deal was written meanwhile, or there is another champion: nothing was written.
+    Outdated,
+}
+
 /// What a write does to a deal's line in the active ranking.
 #[derive(Debug)]
 pub(crate) enum ScoreWrite {
@@ -100,7 +112,7 @@ impl DealWrite {
 
 impl Store {
     pub async fn deal(&self, id: &DealId) -> Result<Option<StoredDeal>> {
-        let row = sqlx::query("SELECT document, revision, updated_at FROM deals WHERE id = $1")
+        let row = Sql::new("SELECT document, revision, updated_at FROM deals WHERE id = $1")
             .bind(id.as_str())
             .fetch_optional(&self.readers)
             .await?;
@@ -114,16 +126,9 @@ impl Store {
         after: Option<&DealId>,
         limit: u32,
     ) -> Result<Vec<StoredDeal>> {
-        let rows = QueryBuilder::<Sqlite>::new("SELECT document, revision, updated_at FROM deals")
-            .push(" WHERE id > ")
-            .push_bind(after.map_or("", DealId::as_str))
-            .push(" AND ")
-            .push(which.condition())
-            .push(" ORDER BY id LIMIT ")
-            .push_bind(limit)
-            .build()
-            .fetch_all(&self.readers)
-            .await?;
+        let mut sql = Sql::new("SELECT document, revision, updated_at FROM deals");
+        push_page(&mut sql, which, after, limit);
+        let rows = sql.fetch_all(&self.readers).await?;
         rows.iter().map(stored_deal).collect()
     }
 
@@ -134,31 +139,24 @@ impl Store {
         after: Option<&DealId>,
         limit: u32,
     ) -> Result<Vec<DealId>> {
-        let ids: Vec<String> = QueryBuilder::<Sqlite>::new("SELECT id FROM deals WHERE id > ")
-            .push_bind(after.map_or("", DealId::as_str))
-            .push(" AND ")
-            .push(which.condition())
-            .push(" ORDER BY id LIMIT ")
-            .push_bind(limit)
-            .build_query_scalar()
-            .fetch_all(&self.readers)
-            .await?;
+        let mut sql = Sql::new("SELECT id FROM deals");
+        push_page(&mut sql, which, after, limit);
+        let ids: Vec<String> = sql.scalars(&self.readers).await?;
         ids.into_iter().map(deal_id).collect()
     }
 
     /// What was received of a deal, in the order in which it was.
     pub async fn events(&self, id: &DealId) -> Result<Vec<StoredEvent>> {
-        let rows = sqlx::query(
-            "SELECT seq, received_at, body FROM events WHERE deal_id = $1 ORDER BY seq",
-        )
-        .bind(id.as_str())
-        .fetch_all(&self.readers)
-        .await?;
-        let event = |row: &SqliteRow| {
-            let body: &str = row.try_get("body")?;
+        let rows =
+            Sql::new("SELECT seq, received_at, body FROM events WHERE deal_id = $1 ORDER BY seq")
+                .bind(id.as_str())
+                .fetch_all(&self.readers)
+                .await?;
+        let event = |row: &Row| {
+            let body: &str = row.get("body")?;
             Ok(StoredEvent {
-                seq: row.try_get("seq")?,
-                received_at: timestamp(row.try_get("received_at")?)?,
+                seq: row.get("seq")?,
+                received_at: timestamp(row.get("received_at")?)?,
                 body: serde_json::from_str(body).context("a stored event is not JSON")?,
             })
         };
@@ -167,22 +165,17 @@ impl Store {
 
     /// Whether a closed deal was written after `at`.
     pub(crate) async fn has_closed_since(&self, at: Timestamp) -> Result<bool> {
-        Ok(sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM deals WHERE outcome <> 'open' AND updated_at > $1)",
-        )
-        .bind(micros(at))
-        .fetch_one(&self.readers)
-        .await?)
+        Sql::new("SELECT EXISTS (SELECT 1 FROM deals WHERE outcome <> 'open' AND updated_at > $1)")
+            .bind(micros(at))
+            .scalar(&self.readers)
+            .await
     }
 
     pub async fn count_deals(&self, which: Which) -> Result<u64> {
-        Ok(
-            QueryBuilder::<Sqlite>::new("SELECT count(*) FROM deals WHERE ")
-                .push(which.condition())
-                .build_query_scalar()
-                .fetch_one(&self.readers)
-                .await?,
-        )
+        let mut sql = Sql::new("SELECT count(*) FROM deals WHERE ");
+        sql.push(which.condition());
+        let count: i64 = sql.scalar(&self.readers).await?;
+        Ok(count.unsigned_abs())
     }
 
     /// A deal with its score in the active ranking, both of the same moment.
@@ -190,7 +183,7 @@ impl Store {
         &self,
         id: &DealId,
     ) -> Result<Option<(StoredDeal, Option<Score>)>> {
-        let row = sqlx::query(
+        let row = Sql::new(
             "SELECT d.document, d.revision, d.updated_at, b.score
              FROM deals d
              LEFT JOIN generations g ON g.state = 'active'
@@ -203,7 +196,7 @@ impl Store {
         .fetch_optional(&self.readers)
         .await?;
         let Some(row) = row else { return Ok(None) };
-        let score: Option<&str> = row.try_get("score")?;
+        let score: Option<&str> = row.get("score")?;
         let score = score.map(ledger::parse_score).transpose()?;
         Ok(Some((stored_deal(&row)?, score)))
     }
@@ -215,7 +208,7 @@ impl Store {
         ids: &[DealId],
         external_ids: &[&str],
     ) -> Result<HashMap<DealId, Before>> {
-        let mut tx = self.read().await?;
+        let mut tx = self.readers.read().await?;
         let mut found = HashMap::with_capacity(ids.len());
         for stored in stored_deals(&mut tx, ids).await? {
             let before = Before {
@@ -244,21 +237,27 @@ impl Store {
 
     /// The deals among `ids` that are there.
     pub(crate) async fn deals_of(&self, ids: &[DealId]) -> Result<Vec<StoredDeal>> {
-        let mut tx = self.read().await?;
+        let mut tx = self.readers.read().await?;
         stored_deals(&mut tx, ids).await
     }
 
-    /// Writes deals, what was received of them and their scores, all or nothing. Answers with each
-    /// deal's new revision, in order, and with the sequence after the last.
+    /// Writes deals, what was received of them and their scores, all or nothing, if everything is still
+    /// as it was when the writes were worked out.
     pub(crate) async fn commit(
         &self,
         writes: &[&DealWrite],
         generation: Option<i64>,
         cause: &str,
-    ) -> Result<(Vec<i64>, i64)> {
-        let mut tx = self.write().await?;
+    ) -> Result<Commit<Vec<i64>>> {
+        let mut tx = self.writer.write().await?;
         let count = writes.iter().map(|write| write.log.len().max(1)).sum();
         let last_seq = take_seqs(&mut tx, count).await?;
+        let known = writes
+            .iter()
+            .map(|write| (&write.deal.id, write.revision_before));
+        if !is_as_planned(&mut tx, generation, known.collect()).await? {
+            return Ok(Commit::Outdated);
+        }
         let mut seq = last_seq - count as i64;
         let mut revisions = Vec::with_capacity(writes.len());
         let mut standings = Vec::new();
@@ -270,7 +269,10 @@ impl Store {
                 upsert_deal(&mut tx, &write.deal, document, seq, write.at).await?;
             }
             for (event_seq, event) in (first_seq..).zip(&write.log) {
-                insert_event(&mut tx, event_seq, &write.deal.id, event, cause, write.at).await?;
+                let id = &write.deal.id;
+                if !insert_event(&mut tx, event_seq, id, event, cause, write.at).await? {
+                    return Ok(Commit::Outdated);
+                }
             }
             if let Some(shadow) = &write.shadow {
                 shadow::put(&mut tx, shadow).await?;
@@ -291,75 +293,89 @@ impl Store {
             ledger::insert(&mut tx, generation, cause, &standings).await?;
         }
         tx.commit().await?;
-        Ok((revisions, last_seq))
+        Ok(Commit::Done(revisions, last_seq))
     }
 
-    /// Forgets a deal, its events and its ledger; `None` if there is no such deal.
-    pub(crate) async fn erase(&self, id: &DealId) -> Result<Option<i64>> {
-        let mut tx = self.write().await?;
-        let erased = sqlx::query("DELETE FROM deals WHERE id = $1")
-            .bind(id.as_str())
-            .execute(&mut *tx)
-            .await?;
-        if erased.rows_affected() == 0 {
-            return Ok(None);
-        }
+    /// Forgets a deal, its events and its ledger, if it is still as it was when that was worked out.
+    pub(crate) async fn erase(
+        &self,
+        id: &DealId,
+        generation: Option<i64>,
+        revision_before: i64,
+    ) -> Result<Commit<()>> {
+        let mut tx = self.writer.write().await?;
         let seq = take_seqs(&mut tx, 1).await?;
+        let known = HashMap::from([(id, Some(revision_before))]);
+        if !is_as_planned(&mut tx, generation, known).await? {
+            return Ok(Commit::Outdated);
+        }
+        Sql::new("DELETE FROM deals WHERE id = $1")
+            .bind(id.as_str())
+            .execute(&mut tx)
+            .await?;
         tx.commit().await?;
-        Ok(Some(seq))
+        Ok(Commit::Done((), seq))
     }
 
     pub(crate) async fn seq(&self) -> Result<i64> {
-        let mut tx = self.read().await?;
+        let mut tx = self.readers.read().await?;
         current_seq(&mut tx).await
     }
 }
 
-async fn stored_deals(
-    connection: &mut SqliteConnection,
-    ids: &[DealId],
-) -> Result<Vec<StoredDeal>> {
-    let mut query = QueryBuilder::<Sqlite>::new(
-        "SELECT document, revision, updated_at FROM deals WHERE id IN ",
-    );
-    push_ids(&mut query, ids);
-    let rows = query.build().fetch_all(connection).await?;
+/// Whether the champion and the deals are those that a write was worked out from; the transaction holds
+/// the sequence, so that they stay so. In one process that is certain, with several it is not.
+async fn is_as_planned(
+    tx: &mut Tx,
+    generation: Option<i64>,
+    mut known: HashMap<&DealId, Option<i64>>,
+) -> Result<bool> {
+    let active = generations::active(tx).await?;
+    if active.map(|active| active.id) != generation {
+        return Ok(false);
+    }
+    let mut sql = Sql::new("SELECT id, revision FROM deals WHERE id IN ");
+    sql.push_list(known.keys().map(|id| id.as_str()));
+    for row in sql.fetch_all(tx).await? {
+        let id = deal_id(row.get("id")?)?;
+        if known.remove(&id) != Some(Some(row.get("revision")?)) {
+            return Ok(false);
+        }
+    }
+    // Those that are left are new, or were erased.
+    Ok(known.values().all(Option::is_none))
+}
+
+async fn stored_deals(tx: &mut Tx, ids: &[DealId]) -> Result<Vec<StoredDeal>> {
+    let mut sql = Sql::new("SELECT document, revision, updated_at FROM deals WHERE id IN ");
+    sql.push_list(ids.iter().map(DealId::as_str));
+    let rows = sql.fetch_all(tx).await?;
     rows.iter().map(stored_deal).collect()
 }
 
 async fn known_events(
-    connection: &mut SqliteConnection,
+    tx: &mut Tx,
     ids: &[DealId],
     external_ids: &[&str],
 ) -> Result<Vec<(DealId, String)>> {
-    let mut query =
-        QueryBuilder::<Sqlite>::new("SELECT deal_id, external_id FROM events WHERE deal_id IN ");
-    push_ids(&mut query, ids);
-    query.push(" AND external_id IN (");
-    let mut separated = query.separated(", ");
-    for external_id in external_ids {
-        separated.push_bind(*external_id);
-    }
-    query.push(")");
-    let rows = query.build().fetch_all(connection).await?;
+    let mut sql = Sql::new("SELECT deal_id, external_id FROM events WHERE deal_id IN ");
+    sql.push_list(ids.iter().map(DealId::as_str))
+        .push(" AND external_id IN ")
+        .push_list(external_ids.iter().copied());
+    let rows = sql.fetch_all(tx).await?;
     rows.iter()
-        .map(|row| {
-            Ok((
-                deal_id(row.try_get("deal_id")?)?,
-                row.try_get("external_id")?,
-            ))
-        })
+        .map(|row| Ok((deal_id(row.get("deal_id")?)?, row.get("external_id")?)))
         .collect()
 }
 
 async fn upsert_deal(
-    connection: &mut SqliteConnection,
+    tx: &mut Tx,
     deal: &Deal,
     document: &str,
     revision: i64,
     at: Timestamp,
 ) -> Result<()> {
-    sqlx::query(
+    Sql::new(
         "INSERT INTO deals (id, document, outcome, owner, pipeline, stage, amount, currency,
                             created_at, expected_close_at, closed_at, revision, updated_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
@@ -383,22 +399,24 @@ async fn upsert_deal(
     .bind(deal.closed_at.map(micros))
     .bind(revision)
     .bind(micros(at))
-    .execute(connection)
+    .execute(tx)
     .await?;
     Ok(())
 }
 
+/// Whether the event is new.
 async fn insert_event(
-    connection: &mut SqliteConnection,
+    tx: &mut Tx,
     seq: i64,
     deal_id: &DealId,
     event: &LoggedEvent,
     cause: &str,
     at: Timestamp,
-) -> Result<()> {
-    sqlx::query(
+) -> Result<bool> {
+    let inserted = Sql::new(
         "INSERT INTO events (seq, deal_id, received_at, cause, external_id, body)
-         VALUES ($1, $2, $3, $4, $5, $6)",
+         VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (deal_id, external_id) DO NOTHING",
     )
     .bind(seq)
     .bind(deal_id.as_str())
@@ -406,19 +424,19 @@ async fn insert_event(
     .bind(cause)
     .bind(&event.external_id)
     .bind(event.body.to_string())
-    .execute(connection)
+    .execute(tx)
     .await?;
-    Ok(())
+    Ok(inserted > 0)
 }
 
-/// `(?, ?, ...)`, one for each id.
-pub(super) fn push_ids(query: &mut QueryBuilder<Sqlite>, ids: &[DealId]) {
-    query.push("(");
-    let mut separated = query.separated(", ");
-    for id in ids {
-        separated.push_bind(id.as_str().to_owned());
-    }
-    query.push(")");
+/// Ids after `after`, in their order.
+fn push_page<'a>(sql: &mut Sql<'a>, which: Which, after: Option<&'a DealId>, limit: u32) {
+    sql.push(" WHERE id > ")
+        .push_bind(after.map_or("", DealId::as_str))
+        .push(" AND ")
+        .push(which.condition())
+        .push(" ORDER BY id LIMIT ")
+        .push_bind(limit);
 }
 
 pub(super) fn deal_id(id: String) -> Result<DealId> {
@@ -427,15 +445,15 @@ pub(super) fn deal_id(id: String) -> Result<DealId> {
         .with_context(|| format!("the stored deal id `{}`", id.escape_debug()))?)
 }
 
-fn stored_deal(row: &SqliteRow) -> Result<StoredDeal> {
-    let json: &str = row.try_get("document")?;
+fn stored_deal(row: &Row) -> Result<StoredDeal> {
+    let json: &str = row.get("document")?;
     let value: Value = serde_json::from_str(json).context("a stored deal is not JSON")?;
     let deal = document::parse(value)
         .map_err(crate::error::Error::Invalid)
         .context("a stored deal cannot be read")?;
     Ok(StoredDeal {
         deal,
-        revision: row.try_get("revision")?,
-        updated_at: timestamp(row.try_get("updated_at")?)?,
+        revision: row.get("revision")?,
+        updated_at: timestamp(row.get("updated_at")?)?,
     })
 }

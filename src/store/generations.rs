@@ -3,15 +3,13 @@
 use std::collections::HashSet;
 
 use jiff::Timestamp;
-use sqlx::sqlite::Sqlite;
-use sqlx::{QueryBuilder, Row, SqliteConnection};
 
-use super::deals::push_ids;
+use super::engine::{Row, Sql, Tx};
 use super::{
     ActivationCause, Store, activations, current_seq, ledger, micros, take_seqs, timestamp,
 };
 use crate::domain::DealId;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ranking::{Member, RankingRow};
 
 /// A generation that has been seen.
@@ -25,27 +23,29 @@ pub(crate) struct Generation {
 
 impl Store {
     pub(crate) async fn active_generation(&self) -> Result<Option<Generation>> {
-        let mut tx = self.read().await?;
+        let mut tx = self.readers.read().await?;
         active(&mut tx).await
     }
 
     /// Begins a generation, and clears away one that was never finished.
     pub(crate) async fn begin_generation(&self, model_version: &str) -> Result<i64> {
-        let mut tx = self.write().await?;
+        let mut tx = self.writer.write().await?;
+        // Two that begin at once would take the same id.
+        take_seqs(&mut tx, 0).await?;
         for clean_up in [
             "DELETE FROM scores
              WHERE generation IN (SELECT id FROM generations WHERE state = 'building')",
             "DELETE FROM generations WHERE state = 'building'",
         ] {
-            sqlx::query(clean_up).execute(&mut *tx).await?;
+            Sql::new(clean_up).execute(&mut tx).await?;
         }
-        let id = sqlx::query_scalar(
+        let id = Sql::new(
             "INSERT INTO generations (id, model_version, state)
              VALUES ((SELECT coalesce(max(id), 0) + 1 FROM generations), $1, 'building')
              RETURNING id",
         )
         .bind(model_version)
-        .fetch_one(&mut *tx)
+        .scalar(&mut tx)
         .await?;
         tx.commit().await?;
         Ok(id)
@@ -59,22 +59,17 @@ impl Store {
         ids: &[DealId],
         standings: &[RankingRow],
     ) -> Result<()> {
-        let mut tx = self.write().await?;
-        let mut delete = QueryBuilder::<Sqlite>::new("DELETE FROM scores WHERE generation = ");
+        let mut tx = self.writer.write().await?;
+        let last_seq = take_seqs(&mut tx, standings.len()).await?;
+        let mut delete = Sql::new("DELETE FROM scores WHERE generation = ");
         delete
             .push_bind(generation)
-            .push(" AND to_seq IS NULL AND deal_id IN ");
-        push_ids(&mut delete, ids);
-        delete.build().execute(&mut *tx).await?;
-        let mut present = QueryBuilder::<Sqlite>::new("SELECT id FROM deals WHERE id IN ");
-        push_ids(&mut present, ids);
-        let present: HashSet<String> = present
-            .build_query_scalar()
-            .fetch_all(&mut *tx)
-            .await?
-            .into_iter()
-            .collect();
-        let last_seq = take_seqs(&mut tx, standings.len()).await?;
+            .push(" AND to_seq IS NULL AND deal_id IN ")
+            .push_list(ids.iter().map(DealId::as_str));
+        delete.execute(&mut tx).await?;
+        let mut present = Sql::new("SELECT id FROM deals WHERE id IN ");
+        present.push_list(ids.iter().map(DealId::as_str));
+        let present: HashSet<String> = present.scalars(&mut tx).await?.into_iter().collect();
         let first_seq = last_seq - standings.len() as i64 + 1;
         let rows: Vec<_> = (first_seq..)
             .zip(standings)
@@ -92,24 +87,27 @@ impl Store {
         at: Timestamp,
         cause: ActivationCause,
     ) -> Result<i64> {
-        let mut tx = self.write().await?;
+        let mut tx = self.writer.write().await?;
         let seq = take_seqs(&mut tx, 1).await?;
-        sqlx::query(
+        Sql::new(
             "UPDATE generations SET state = 'retired', retired_at = $1, retired_seq = $2
              WHERE state = 'active'",
         )
         .bind(micros(at))
         .bind(seq)
-        .execute(&mut *tx)
+        .execute(&mut tx)
         .await?;
-        let version: String = sqlx::query_scalar(
-            "UPDATE generations SET state = 'active', activated_at = $1 WHERE id = $2
-             RETURNING model_version",
+        let version: Option<String> = Sql::new(
+            "UPDATE generations SET state = 'active', activated_at = $1
+             WHERE id = $2 AND state = 'building' RETURNING model_version",
         )
         .bind(micros(at))
         .bind(id)
-        .fetch_one(&mut *tx)
+        .scalar_optional(&mut tx)
         .await?;
+        let version = version.ok_or_else(|| {
+            Error::Conflict("another activation has begun meanwhile: this one is given up".into())
+        })?;
         activations::record(&mut tx, &version, at, cause).await?;
         tx.commit().await?;
         Ok(seq)
@@ -117,39 +115,39 @@ impl Store {
 
     /// The present members among `ids`.
     pub(crate) async fn members_of(&self, generation: i64, ids: &[DealId]) -> Result<Vec<Member>> {
-        let mut tx = self.read().await?;
+        let mut tx = self.readers.read().await?;
         let rows = ledger::current_rows(&mut tx, generation, ids).await?;
         Ok(rows.iter().map(Member::of).collect())
     }
 
     /// The active generation and the sequence, both of the same moment.
     pub(crate) async fn position(&self) -> Result<(Option<Generation>, i64)> {
-        let mut tx = self.read().await?;
+        let mut tx = self.readers.read().await?;
         Ok((active(&mut tx).await?, current_seq(&mut tx).await?))
     }
 }
 
-pub(super) async fn active(connection: &mut SqliteConnection) -> Result<Option<Generation>> {
-    let row = sqlx::query("SELECT * FROM generations WHERE state = 'active'")
-        .fetch_optional(connection)
+pub(super) async fn active(tx: &mut Tx) -> Result<Option<Generation>> {
+    let row = Sql::new("SELECT * FROM generations WHERE state = 'active'")
+        .fetch_optional(tx)
         .await?;
     row.as_ref().map(generation).transpose()
 }
 
 /// A generation that is or was active; `None` if there is none of that id.
-pub(super) async fn seen(connection: &mut SqliteConnection, id: i64) -> Result<Option<Generation>> {
-    let row = sqlx::query("SELECT * FROM generations WHERE id = $1 AND state <> 'building'")
+pub(super) async fn seen(tx: &mut Tx, id: i64) -> Result<Option<Generation>> {
+    let row = Sql::new("SELECT * FROM generations WHERE id = $1 AND state <> 'building'")
         .bind(id)
-        .fetch_optional(connection)
+        .fetch_optional(tx)
         .await?;
     row.as_ref().map(generation).transpose()
 }
 
-fn generation(row: &sqlx::sqlite::SqliteRow) -> Result<Generation> {
-    let retired_at: Option<i64> = row.try_get("retired_at")?;
+fn generation(row: &Row) -> Result<Generation> {
+    let retired_at: Option<i64> = row.get("retired_at")?;
     Ok(Generation {
-        id: row.try_get("id")?,
-        model_version: row.try_get("model_version")?,
+        id: row.get("id")?,
+        model_version: row.get("model_version")?,
         retired_at: retired_at.map(timestamp).transpose()?,
     })
 }

@@ -4,9 +4,8 @@ use anyhow::Context;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 
+use super::engine::{Row, Sql};
 use super::{Store, micros, random_id, timestamp};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
@@ -42,7 +41,7 @@ impl Store {
     /// A new job in the queue, with an id of its own.
     pub async fn create_job(&self, kind: &str, at: Timestamp) -> Result<Job> {
         let id = random_id();
-        sqlx::query("INSERT INTO jobs (id, kind, state, created_at) VALUES ($1, $2, 'queued', $3)")
+        Sql::new("INSERT INTO jobs (id, kind, state, created_at) VALUES ($1, $2, 'queued', $3)")
             .bind(&id)
             .bind(kind)
             .bind(micros(at))
@@ -52,7 +51,7 @@ impl Store {
     }
 
     pub async fn start_job(&self, id: &str, at: Timestamp) -> Result<()> {
-        sqlx::query("UPDATE jobs SET state = 'running', started_at = $2 WHERE id = $1")
+        Sql::new("UPDATE jobs SET state = 'running', started_at = $2 WHERE id = $1")
             .bind(id)
             .bind(micros(at))
             .execute(&self.writer)
@@ -61,7 +60,7 @@ impl Store {
     }
 
     pub async fn advance_job(&self, id: &str, progress: Progress) -> Result<()> {
-        sqlx::query("UPDATE jobs SET phase = $2, done = $3, total = $4 WHERE id = $1")
+        Sql::new("UPDATE jobs SET phase = $2, done = $3, total = $4 WHERE id = $1")
             .bind(id)
             .bind(progress.phase)
             .bind(i64::try_from(progress.done).unwrap_or(i64::MAX))
@@ -82,7 +81,7 @@ impl Store {
             Ok(result) => ("done", Some(result.to_string()), None),
             Err(reason) => ("failed", None, Some(reason)),
         };
-        sqlx::query(
+        Sql::new(
             "UPDATE jobs SET state = $2, result = $3, error = $4, finished_at = $5 WHERE id = $1",
         )
         .bind(id)
@@ -98,7 +97,7 @@ impl Store {
     /// # Errors
     /// `NotFound`.
     pub async fn job(&self, id: &str) -> Result<Job> {
-        let row = sqlx::query("SELECT * FROM jobs WHERE id = $1")
+        let row = Sql::new("SELECT * FROM jobs WHERE id = $1")
             .bind(id)
             .fetch_optional(&self.readers)
             .await?;
@@ -113,7 +112,7 @@ impl Store {
 
     /// Newest first.
     pub async fn jobs(&self, limit: u32) -> Result<Vec<Job>> {
-        let rows = sqlx::query("SELECT * FROM jobs ORDER BY seq DESC LIMIT $1")
+        let rows = Sql::new("SELECT * FROM jobs ORDER BY seq DESC LIMIT $1")
             .bind(limit)
             .fetch_all(&self.readers)
             .await?;
@@ -122,24 +121,25 @@ impl Store {
 
     /// When a training was last asked for, or a model trained; `None` before the first time.
     pub(crate) async fn last_training(&self) -> Result<Option<Timestamp>> {
-        let at: Option<i64> = sqlx::query_scalar(
+        let at: Option<i64> = Sql::new(
             "SELECT max(created_at) FROM
                  (SELECT created_at FROM jobs WHERE kind = 'train'
-                  UNION ALL SELECT created_at FROM models WHERE origin = 'trained')",
+                  UNION ALL SELECT created_at FROM models WHERE origin = 'trained') AS trainings",
         )
-        .fetch_one(&self.readers)
+        .scalar(&self.readers)
         .await?;
         at.map(timestamp).transpose()
     }
 
     /// How the latest import understood columns; `None` if none had any.
     pub(crate) async fn latest_import_mapping(&self) -> Result<Option<Value>> {
-        let mapping: Option<String> = sqlx::query_scalar(
-            "SELECT json_extract(result, '$.mapping') FROM jobs
-             WHERE kind = 'import' AND state = 'done' AND json_type(result, '$.mapping') = 'object'
-             ORDER BY seq DESC LIMIT 1",
-        )
-        .fetch_optional(&self.readers)
+        let mapping = self.readers.engine().json_object("result", "mapping");
+        let mapping: Option<String> = Sql::new(format!(
+            "SELECT {mapping} FROM jobs
+             WHERE kind = 'import' AND state = 'done' AND {mapping} IS NOT NULL
+             ORDER BY seq DESC LIMIT 1"
+        ))
+        .scalar_optional(&self.readers)
         .await?;
         let mapping = mapping.as_deref().map(serde_json::from_str).transpose();
         Ok(mapping.context("the result of a job is not JSON")?)
@@ -147,7 +147,7 @@ impl Store {
 
     /// Fails what an earlier process left queued or running; returns how many. For the start.
     pub async fn fail_interrupted_jobs(&self, at: Timestamp) -> Result<u64> {
-        let failed = sqlx::query(
+        let failed = Sql::new(
             "UPDATE jobs SET state = 'failed', finished_at = $1,
                     error = 'the service stopped before the job was done'
              WHERE state IN ('queued', 'running')",
@@ -155,30 +155,30 @@ impl Store {
         .bind(micros(at))
         .execute(&self.writer)
         .await?;
-        Ok(failed.rows_affected())
+        Ok(failed)
     }
 }
 
-fn job(row: &SqliteRow) -> Result<Job> {
+fn job(row: &Row) -> Result<Job> {
     let at = |micros: Option<i64>| micros.map(timestamp).transpose();
-    let state: &str = row.try_get("state")?;
-    let result: Option<&str> = row.try_get("result")?;
+    let state: &str = row.get("state")?;
+    let result: Option<&str> = row.get("result")?;
     Ok(Job {
-        id: row.try_get("id")?,
-        kind: row.try_get("kind")?,
+        id: row.get("id")?,
+        kind: row.get("kind")?,
         state: match state {
             "queued" => JobState::Queued,
             "running" => JobState::Running,
             "done" => JobState::Done,
             _ => JobState::Failed,
         },
-        phase: row.try_get("phase")?,
-        done: row.try_get("done")?,
-        total: row.try_get("total")?,
-        created_at: timestamp(row.try_get("created_at")?)?,
-        started_at: at(row.try_get("started_at")?)?,
-        finished_at: at(row.try_get("finished_at")?)?,
-        error: row.try_get("error")?,
+        phase: row.get("phase")?,
+        done: row.get::<i64>("done")?.unsigned_abs(),
+        total: row.get::<i64>("total")?.unsigned_abs(),
+        created_at: timestamp(row.get("created_at")?)?,
+        started_at: at(row.get("started_at")?)?,
+        finished_at: at(row.get("finished_at")?)?,
+        error: row.get("error")?,
         result: result
             .map(serde_json::from_str)
             .transpose()

@@ -2,10 +2,9 @@
 //! ranking can be read as it stood at the first.
 
 use anyhow::Context;
-use sqlx::sqlite::{Sqlite, SqliteRow};
-use sqlx::{QueryBuilder, Row, SqliteConnection};
 
-use super::deals::{deal_id, push_ids};
+use super::deals::deal_id;
+use super::engine::{Argument, Row, Sql, Tx};
 use super::{INSERT_ROWS_MAX, Store, micros, timestamp};
 use crate::domain::DealId;
 use crate::error::Result;
@@ -39,7 +38,7 @@ impl Store {
         before: Option<i64>,
         limit: u32,
     ) -> Result<Vec<LedgerEntry>> {
-        let rows = sqlx::query(
+        let rows = Sql::new(
             "SELECT s.from_seq, s.cause, s.inputs_hash, b.score,
                     s.to_seq IS NULL AND g.state = 'active' AS is_current
              FROM scores s
@@ -56,11 +55,11 @@ impl Store {
         rows.iter()
             .map(|row| {
                 Ok(LedgerEntry {
-                    seq: row.try_get("from_seq")?,
-                    cause: row.try_get("cause")?,
-                    is_current: row.try_get("is_current")?,
-                    inputs_hash: row.try_get("inputs_hash")?,
-                    score: parse_score(row.try_get("score")?)?,
+                    seq: row.get("from_seq")?,
+                    cause: row.get("cause")?,
+                    is_current: row.get("is_current")?,
+                    inputs_hash: row.get("inputs_hash")?,
+                    score: parse_score(row.get("score")?)?,
                 })
             })
             .collect()
@@ -69,109 +68,98 @@ impl Store {
 
 /// The present lines of `ids` in a generation.
 pub(super) async fn current_rows(
-    connection: &mut SqliteConnection,
+    tx: &mut Tx,
     generation: i64,
     ids: &[DealId],
 ) -> Result<Vec<RankingRow>> {
-    let mut query = QueryBuilder::<Sqlite>::new("SELECT b.score, ");
-    query
-        .push(ROW_COLUMNS)
+    let mut sql = Sql::new("SELECT b.score, ");
+    sql.push(ROW_COLUMNS)
         .push(" FROM scores s JOIN score_documents b ON b.from_seq = s.from_seq")
         .push(" WHERE s.to_seq IS NULL AND s.generation = ")
         .push_bind(generation)
-        .push(" AND s.deal_id IN ");
-    push_ids(&mut query, ids);
-    let rows = query.build().fetch_all(connection).await?;
+        .push(" AND s.deal_id IN ")
+        .push_list(ids.iter().map(DealId::as_str));
+    let rows = sql.fetch_all(tx).await?;
     rows.iter().map(ranking_row).collect()
 }
 
 /// Ends the present line of a deal, if it has one.
-pub(super) async fn end(
-    connection: &mut SqliteConnection,
-    generation: i64,
-    id: &DealId,
-    seq: i64,
-) -> Result<()> {
-    sqlx::query(
+pub(super) async fn end(tx: &mut Tx, generation: i64, id: &DealId, seq: i64) -> Result<()> {
+    Sql::new(
         "UPDATE scores SET to_seq = $3
          WHERE generation = $1 AND deal_id = $2 AND to_seq IS NULL",
     )
     .bind(generation)
     .bind(id.as_str())
     .bind(seq)
-    .execute(connection)
+    .execute(tx)
     .await?;
     Ok(())
 }
 
 /// Adds lines that hold from their sequence number on.
 pub(super) async fn insert(
-    connection: &mut SqliteConnection,
+    tx: &mut Tx,
     generation: i64,
     cause: &str,
     standings: &[(i64, &RankingRow)],
 ) -> Result<()> {
     for chunk in standings.chunks(INSERT_ROWS_MAX) {
-        QueryBuilder::<Sqlite>::new(
+        let mut scores = Sql::new(
             "INSERT INTO scores (from_seq, deal_id, generation, model_version, scored_at, cause,
                  win_probability, expected_value, base_amount, grade, name, owner, pipeline, stage,
                  amount, currency, created_at, stage_entered_at, expected_close_at,
-                 last_activity_at, inputs_hash) ",
-        )
-        .push_values(chunk, |mut row, (seq, standing)| {
+                 last_activity_at, inputs_hash) VALUES ",
+        );
+        let mut documents = Sql::new("INSERT INTO score_documents (from_seq, score) VALUES ");
+        for (index, (seq, standing)) in chunk.iter().enumerate() {
             let (deal, score) = (&standing.deal, &standing.score);
-            row.push_bind(seq)
-                .push_bind(deal.id.as_str())
-                .push_bind(generation)
-                .push_bind(&score.model_version)
-                .push_bind(micros(score.scored_at))
-                .push_bind(cause)
-                .push_bind(score.win_probability.get())
-                .push_bind(score.expected_value)
-                .push_bind(deal.base_amount)
-                .push_bind(score.grade.as_str())
-                .push_bind(&deal.name)
-                .push_bind(&deal.owner)
-                .push_bind(&deal.pipeline)
-                .push_bind(&deal.stage)
-                .push_bind(deal.amount.map(|amount| amount.to_string()))
-                .push_bind(deal.currency.map(|code| code.to_string()))
-                .push_bind(deal.created_at.map(micros))
-                .push_bind(deal.stage_entered_at.map(micros))
-                .push_bind(deal.expected_close_at.map(micros))
-                .push_bind(deal.last_activity_at.map(micros))
-                .push_bind(&standing.inputs_hash);
-        })
-        .build()
-        .execute(&mut *connection)
-        .await?;
-        let mut documents = Vec::with_capacity(chunk.len());
-        for (seq, standing) in chunk {
-            let json = serde_json::to_string(&standing.score).context("a score is JSON")?;
-            documents.push((seq, json));
+            let separator = if index > 0 { ", " } else { "" };
+            scores.push(separator).push_list::<Argument<'_>>([
+                (*seq).into(),
+                deal.id.as_str().into(),
+                generation.into(),
+                (&score.model_version).into(),
+                micros(score.scored_at).into(),
+                cause.into(),
+                score.win_probability.get().into(),
+                score.expected_value.into(),
+                deal.base_amount.into(),
+                score.grade.as_str().into(),
+                (&deal.name).into(),
+                (&deal.owner).into(),
+                (&deal.pipeline).into(),
+                (&deal.stage).into(),
+                deal.amount.map(|amount| amount.to_string()).into(),
+                deal.currency.map(|code| code.to_string()).into(),
+                deal.created_at.map(micros).into(),
+                deal.stage_entered_at.map(micros).into(),
+                deal.expected_close_at.map(micros).into(),
+                deal.last_activity_at.map(micros).into(),
+                (&standing.inputs_hash).into(),
+            ]);
+            let json = serde_json::to_string(score).context("a score is JSON")?;
+            documents
+                .push(separator)
+                .push_list::<Argument<'_>>([(*seq).into(), json.into()]);
         }
-        QueryBuilder::<Sqlite>::new("INSERT INTO score_documents (from_seq, score) ")
-            .push_values(documents, |mut row, (seq, json)| {
-                row.push_bind(seq).push_bind(json);
-            })
-            .build()
-            .execute(&mut *connection)
-            .await?;
+        scores.execute(&mut *tx).await?;
+        documents.execute(&mut *tx).await?;
     }
     Ok(())
 }
 
-pub(super) fn ranking_row(row: &SqliteRow) -> Result<RankingRow> {
+pub(super) fn ranking_row(row: &Row) -> Result<RankingRow> {
     let at = |micros: Option<i64>| micros.map(timestamp).transpose();
-    let amount: Option<&str> = row.try_get("amount")?;
-    let currency: Option<&str> = row.try_get("currency")?;
+    let amount: Option<&str> = row.get("amount")?;
+    let currency: Option<&str> = row.get("currency")?;
     Ok(RankingRow {
         deal: DealSummary {
-            id: deal_id(row.try_get("deal_id")?)?,
-            name: row.try_get("name")?,
-            owner: row.try_get("owner")?,
-            pipeline: row.try_get("pipeline")?,
-            stage: row.try_get("stage")?,
+            id: deal_id(row.get("deal_id")?)?,
+            name: row.get("name")?,
+            owner: row.get("owner")?,
+            pipeline: row.get("pipeline")?,
+            stage: row.get("stage")?,
             amount: amount
                 .map(str::parse)
                 .transpose()
@@ -180,14 +168,14 @@ pub(super) fn ranking_row(row: &SqliteRow) -> Result<RankingRow> {
                 .map(str::parse)
                 .transpose()
                 .map_err(anyhow::Error::msg)?,
-            base_amount: row.try_get("base_amount")?,
-            created_at: at(row.try_get("created_at")?)?,
-            stage_entered_at: at(row.try_get("stage_entered_at")?)?,
-            expected_close_at: at(row.try_get("expected_close_at")?)?,
-            last_activity_at: at(row.try_get("last_activity_at")?)?,
+            base_amount: row.get("base_amount")?,
+            created_at: at(row.get("created_at")?)?,
+            stage_entered_at: at(row.get("stage_entered_at")?)?,
+            expected_close_at: at(row.get("expected_close_at")?)?,
+            last_activity_at: at(row.get("last_activity_at")?)?,
         },
-        score: parse_score(row.try_get("score")?)?,
-        inputs_hash: row.try_get("inputs_hash")?,
+        score: parse_score(row.get("score")?)?,
+        inputs_hash: row.get("inputs_hash")?,
     })
 }
 

@@ -2,8 +2,8 @@
 
 use anyhow::Context;
 use jiff::Timestamp;
-use sqlx::Row;
 
+use super::engine::Sql;
 use super::{Store, micros, timestamp};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -26,7 +26,7 @@ pub struct ModelSummary {
 impl Store {
     /// Registers a model; registering the same one again changes nothing.
     pub async fn insert_model(&self, model: &Model, origin: &str, at: Timestamp) -> Result<()> {
-        sqlx::query(
+        Sql::new(
             "INSERT INTO models (version, model, origin, created_at) VALUES ($1, $2, $3, $4)
              ON CONFLICT (version) DO NOTHING",
         )
@@ -48,11 +48,11 @@ impl Store {
         at: Timestamp,
     ) -> Result<()> {
         let json = serde_json::to_string(challenge).context("a challenge is JSON")?;
-        let mut tx = self.write().await?;
-        sqlx::query("UPDATE models SET is_challenger = 0 WHERE is_challenger = 1")
-            .execute(&mut *tx)
+        let mut tx = self.writer.write().await?;
+        Sql::new("UPDATE models SET is_challenger = 0 WHERE is_challenger = 1")
+            .execute(&mut tx)
             .await?;
-        sqlx::query(
+        Sql::new(
             "INSERT INTO models (version, model, origin, created_at, challenge, is_challenger)
              VALUES ($1, $2, 'trained', $3, $4, $5)
              ON CONFLICT (version) DO UPDATE SET
@@ -63,15 +63,15 @@ impl Store {
         .bind(micros(at))
         .bind(json)
         .bind(!challenge.is_better)
-        .execute(&mut *tx)
+        .execute(&mut tx)
         .await?;
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     /// All models, newest first.
     pub async fn models(&self) -> Result<Vec<ModelSummary>> {
-        let rows = sqlx::query(
-            "SELECT version, origin, created_at, is_challenger, challenge,
+        let rows = Sql::new(
+            "SELECT version, origin, created_at, is_challenger = 1 AS is_challenger, challenge,
                     EXISTS (SELECT 1 FROM generations g
                             WHERE g.state = 'active' AND g.model_version = m.version) AS is_active
              FROM models m ORDER BY created_at DESC, version DESC",
@@ -80,13 +80,13 @@ impl Store {
         .await?;
         rows.iter()
             .map(|row| {
-                let challenge: Option<&str> = row.try_get("challenge")?;
+                let challenge: Option<&str> = row.get("challenge")?;
                 Ok(ModelSummary {
-                    version: row.try_get("version")?,
-                    origin: row.try_get("origin")?,
-                    created_at: timestamp(row.try_get("created_at")?)?,
-                    is_active: row.try_get("is_active")?,
-                    is_challenger: row.try_get("is_challenger")?,
+                    version: row.get("version")?,
+                    origin: row.get("origin")?,
+                    created_at: timestamp(row.get("created_at")?)?,
+                    is_active: row.get("is_active")?,
+                    is_challenger: row.get("is_challenger")?,
                     challenge: challenge
                         .map(serde_json::from_str)
                         .transpose()
@@ -110,11 +110,10 @@ impl Store {
     /// # Errors
     /// `NotFound`; `Internal` when the stored content is damaged.
     pub async fn model(&self, version: &str) -> Result<Model> {
-        let json: Option<String> =
-            sqlx::query_scalar("SELECT model FROM models WHERE version = $1")
-                .bind(version)
-                .fetch_optional(&self.readers)
-                .await?;
+        let json: Option<String> = Sql::new("SELECT model FROM models WHERE version = $1")
+            .bind(version)
+            .scalar_optional(&self.readers)
+            .await?;
         let json = json.ok_or_else(|| Error::NotFound {
             kind: "model",
             id: version.to_owned(),

@@ -1,10 +1,9 @@
 //! Pages of a ranking, read from the ledger as it stood at a sequence number.
 
 use jiff::{SignedDuration, Timestamp};
-use sqlx::sqlite::Sqlite;
-use sqlx::{QueryBuilder, Row, SqliteConnection};
 
-use super::deals::{deal_id, push_ids};
+use super::deals::deal_id;
+use super::engine::{Sql, Tx};
 use super::generations::{self, Generation};
 use super::ledger::{ROW_COLUMNS, ranking_row};
 use super::{Store, current_seq, micros, retention};
@@ -41,7 +40,7 @@ impl Store {
     /// # Errors
     /// `NoModel`; `Invalid` for a position that never was; `CursorExpired`.
     pub(crate) async fn page(&self, request: &PageRequest<'_>) -> Result<StorePage> {
-        let mut tx = self.read().await?;
+        let mut tx = self.readers.read().await?;
         let present_seq = current_seq(&mut tx).await?;
         let (generation, seq) = match request.after {
             None => {
@@ -54,7 +53,7 @@ impl Store {
             }
         };
         let key = sort_key(request.query.sort, request.at);
-        let mut sql = QueryBuilder::<Sqlite>::new("SELECT b.score, s.rank, ");
+        let mut sql = Sql::new("SELECT b.score, s.rank, ");
         sql.push(ROW_COLUMNS).push(" FROM (");
         AsOf {
             generation: generation.id,
@@ -69,10 +68,10 @@ impl Store {
         );
         // Sort keys that count days carry the day in their text: not worth a place among the
         // prepared statements.
-        let rows = sql.build().persistent(false).fetch_all(&mut *tx).await?;
+        let rows = sql.unkept().fetch_all(&mut tx).await?;
         let rows = rows
             .iter()
-            .map(|row| Ok((row.try_get("rank")?, ranking_row(row)?)))
+            .map(|row| Ok((row.get("rank")?, ranking_row(row)?)))
             .collect::<Result<_>>()?;
         Ok(StorePage {
             generation,
@@ -88,18 +87,24 @@ impl Store {
         seq: i64,
         ids: &[DealId],
     ) -> Result<Vec<RankingRow>> {
-        let mut sql = QueryBuilder::<Sqlite>::new("SELECT b.score, ");
-        sql.push(ROW_COLUMNS)
-            .push(" FROM scores s JOIN score_documents b ON b.from_seq = s.from_seq")
-            .push(" WHERE s.generation = ")
-            .push_bind(generation)
-            .push(" AND s.from_seq <= ")
-            .push_bind(seq)
-            .push(" AND (s.to_seq IS NULL OR s.to_seq > ")
-            .push_bind(seq)
-            .push(") AND s.deal_id IN ");
-        push_ids(&mut sql, ids);
-        let rows = sql.build().fetch_all(&self.readers).await?;
+        let mut sql = Sql::new("");
+        for still_holds in [true, false] {
+            sql.push("SELECT b.score, ")
+                .push(ROW_COLUMNS)
+                .push(" FROM scores s JOIN score_documents b ON b.from_seq = s.from_seq")
+                .push(" WHERE s.generation = ")
+                .push_bind(generation)
+                .push(" AND s.from_seq <= ")
+                .push_bind(seq)
+                .push(" AND s.deal_id IN ")
+                .push_list(ids.iter().map(DealId::as_str));
+            if still_holds {
+                sql.push(" AND s.to_seq IS NULL UNION ALL ");
+            } else {
+                sql.push(" AND s.to_seq > ").push_bind(seq);
+            }
+        }
+        let rows = sql.fetch_all(&self.readers).await?;
         rows.iter().map(ranking_row).collect()
     }
 
@@ -111,7 +116,7 @@ impl Store {
         after: Option<&Member>,
         limit: u32,
     ) -> Result<Vec<Member>> {
-        let mut sql = QueryBuilder::<Sqlite>::new("");
+        let mut sql = Sql::new("");
         AsOf {
             generation,
             seq,
@@ -120,14 +125,14 @@ impl Store {
             limit,
         }
         .push(&mut sql, "deal_id, owner, pipeline", |_| {});
-        let rows = sql.build().fetch_all(&self.readers).await?;
+        let rows = sql.fetch_all(&self.readers).await?;
         rows.iter()
             .map(|row| {
                 Ok(Member {
-                    deal_id: deal_id(row.try_get("deal_id")?)?,
-                    rank: row.try_get("rank")?,
-                    owner: row.try_get("owner")?,
-                    pipeline: row.try_get("pipeline")?,
+                    deal_id: deal_id(row.get("deal_id")?)?,
+                    rank: row.get("rank")?,
+                    owner: row.get("owner")?,
+                    pipeline: row.get("pipeline")?,
                 })
             })
             .collect()
@@ -136,7 +141,7 @@ impl Store {
 
 /// The generation of a position, if it can still be read.
 async fn readable(
-    connection: &mut SqliteConnection,
+    tx: &mut Tx,
     position: &Position,
     present_seq: i64,
     request: &PageRequest<'_>,
@@ -144,10 +149,10 @@ async fn readable(
     if position.seq > present_seq {
         return Err(Error::invalid("cursor", "is not a cursor of this service"));
     }
-    if position.seq < retention::horizon(connection).await? {
+    if position.seq < retention::horizon(tx).await? {
         return Err(Error::CursorExpired);
     }
-    generations::seen(connection, position.generation)
+    generations::seen(tx, position.generation)
         .await?
         .filter(|g| g.retired_at.is_none_or(|at| at > request.retired_after))
         .ok_or(Error::CursorExpired)
@@ -165,13 +170,8 @@ struct AsOf<'a> {
     limit: u32,
 }
 
-impl AsOf<'_> {
-    fn push(
-        &self,
-        sql: &mut QueryBuilder<Sqlite>,
-        columns: &str,
-        push_filters: impl Fn(&mut QueryBuilder<Sqlite>),
-    ) {
+impl<'a> AsOf<'a> {
+    fn push(&self, sql: &mut Sql<'a>, columns: &str, push_filters: impl Fn(&mut Sql<'a>)) {
         let Self { key, limit, .. } = self;
         for still_holds in [true, false] {
             sql.push(format_args!(
@@ -190,10 +190,12 @@ impl AsOf<'_> {
                 sql.push(format_args!(" AND ({key}, deal_id) > ("))
                     .push_bind(rank)
                     .push(", ")
-                    .push_bind(id.as_str().to_owned())
+                    .push_bind(id.as_str())
                     .push(")");
             }
-            sql.push(format_args!(" ORDER BY {key}, deal_id LIMIT {limit})"));
+            sql.push(format_args!(
+                " ORDER BY {key}, deal_id LIMIT {limit}) AS arm"
+            ));
             if still_holds {
                 sql.push(" UNION ALL ");
             }
@@ -226,7 +228,7 @@ fn sort_key(sort: Sort, at: Timestamp) -> String {
     }
 }
 
-fn push_filters(sql: &mut QueryBuilder<Sqlite>, request: &PageRequest<'_>) {
+fn push_filters<'a>(sql: &mut Sql<'a>, request: &PageRequest<'a>) {
     let query = request.query;
     for (column, value) in [
         ("owner", query.owner.as_deref()),
@@ -235,8 +237,7 @@ fn push_filters(sql: &mut QueryBuilder<Sqlite>, request: &PageRequest<'_>) {
         ("grade", query.grade.map(|grade| grade.as_str())),
     ] {
         if let Some(value) = value {
-            sql.push(format_args!(" AND {column} = "))
-                .push_bind(value.to_owned());
+            sql.push(format_args!(" AND {column} = ")).push_bind(value);
         }
     }
     if let Some(amount) = query.min_amount {
@@ -258,7 +259,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("store.db")).await.unwrap();
         let id = DealId::new("d").unwrap();
-        let mut sql = QueryBuilder::<Sqlite>::new("EXPLAIN QUERY PLAN ");
+        let mut sql = Sql::new("EXPLAIN QUERY PLAN ");
         AsOf {
             generation: 1,
             seq: 1,
@@ -271,8 +272,8 @@ mod tests {
                 sql.push(format_args!(" AND {view} = ")).push_bind("x");
             }
         });
-        let steps = sql.build().fetch_all(&store.readers).await.unwrap();
-        let steps: Vec<String> = steps.iter().map(|step| step.get("detail")).collect();
+        let steps = sql.fetch_all(&store.readers).await.unwrap();
+        let steps: Vec<String> = steps.iter().map(|s| s.get("detail").unwrap()).collect();
         steps.join("\n")
     }
 

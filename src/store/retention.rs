@@ -2,8 +2,8 @@
 //! jobs that were over long ago. Deals and what was received of them stay.
 
 use jiff::Timestamp;
-use sqlx::SqliteConnection;
 
+use super::engine::{Sql, Tx};
 use super::{Store, current_seq, micros};
 use crate::error::Result;
 
@@ -36,7 +36,7 @@ impl Store {
         for generation in self.generations(Some(cutoff)).await? {
             pruned.scores += self.delete_scores(ENDED, generation, i64::MAX).await?;
             pruned.scores += self.delete_scores(UNENDED, generation, i64::MAX).await?;
-            sqlx::query("DELETE FROM generations WHERE id = $1")
+            Sql::new("DELETE FROM generations WHERE id = $1")
                 .bind(generation)
                 .execute(&self.writer)
                 .await?;
@@ -48,30 +48,32 @@ impl Store {
 
     /// Notes the present number, and answers with the one at the cutoff, which becomes the horizon.
     async fn mark(&self, now: Timestamp, cutoff: Timestamp) -> Result<Option<i64>> {
-        let mut tx = self.write().await?;
+        let mut tx = self.writer.write().await?;
         let seq = current_seq(&mut tx).await?;
-        sqlx::query("INSERT OR REPLACE INTO ledger_marks (marked_at, seq) VALUES ($1, $2)")
-            .bind(micros(now))
-            .bind(seq)
-            .execute(&mut *tx)
+        Sql::new(
+            "INSERT INTO ledger_marks (marked_at, seq) VALUES ($1, $2)
+             ON CONFLICT (marked_at) DO UPDATE SET seq = excluded.seq",
+        )
+        .bind(micros(now))
+        .bind(seq)
+        .execute(&mut tx)
+        .await?;
+        let seq: Option<i64> = Sql::new("SELECT max(seq) FROM ledger_marks WHERE marked_at <= $1")
+            .bind(micros(cutoff))
+            .scalar(&mut tx)
             .await?;
-        let seq: Option<i64> =
-            sqlx::query_scalar("SELECT max(seq) FROM ledger_marks WHERE marked_at <= $1")
-                .bind(micros(cutoff))
-                .fetch_one(&mut *tx)
-                .await?;
         if let Some(seq) = seq {
-            sqlx::query("DELETE FROM ledger_marks WHERE seq < $1")
+            Sql::new("DELETE FROM ledger_marks WHERE seq < $1")
                 .bind(seq)
-                .execute(&mut *tx)
+                .execute(&mut tx)
                 .await?;
-            sqlx::query(
+            Sql::new(
                 "INSERT INTO settings (name, value) VALUES ($1, $2)
                  ON CONFLICT (name) DO UPDATE SET value = excluded.value",
             )
             .bind(HORIZON)
             .bind(seq.to_string())
-            .execute(&mut *tx)
+            .execute(&mut tx)
             .await?;
         }
         tx.commit().await?;
@@ -80,26 +82,25 @@ impl Store {
 
     /// All generations that have been seen, or those that were retired before a time.
     async fn generations(&self, retired_before: Option<Timestamp>) -> Result<Vec<i64>> {
-        Ok(sqlx::query_scalar(
+        Sql::new(
             "SELECT id FROM generations
              WHERE state <> 'building' AND ($1 IS NULL OR retired_at < $1) ORDER BY id",
         )
         .bind(retired_before.map(micros))
-        .fetch_all(&self.readers)
-        .await?)
+        .scalars(&self.readers)
+        .await
     }
 
     /// Removes scores of a generation that `delete` finds, as of `seq`, a chunk at a time.
     async fn delete_scores(&self, delete: &'static str, generation: i64, seq: i64) -> Result<u64> {
         let mut deleted = 0;
         loop {
-            let chunk = sqlx::query(delete)
+            let chunk = Sql::new(delete)
                 .bind(generation)
                 .bind(seq)
                 .bind(CHUNK_SCORES)
                 .execute(&self.writer)
-                .await?
-                .rows_affected();
+                .await?;
             deleted += chunk;
             if chunk == 0 {
                 return Ok(deleted);
@@ -109,18 +110,18 @@ impl Store {
 
     /// Jobs that are over; the latest import with a mapping stays, since trainings go by it.
     async fn delete_jobs(&self, cutoff: Timestamp) -> Result<Vec<String>> {
-        Ok(sqlx::query_scalar(
+        let mapping = self.writer.engine().json_object("result", "mapping");
+        Sql::new(format!(
             "DELETE FROM jobs WHERE state IN ('done', 'failed') AND finished_at < $1
              AND seq NOT IN
                  (SELECT seq FROM jobs
-                  WHERE kind = 'import' AND state = 'done'
-                        AND json_type(result, '$.mapping') = 'object'
+                  WHERE kind = 'import' AND state = 'done' AND {mapping} IS NOT NULL
                   ORDER BY seq DESC LIMIT 1)
-             RETURNING id",
-        )
+             RETURNING id"
+        ))
         .bind(micros(cutoff))
-        .fetch_all(&self.writer)
-        .await?)
+        .scalars(&self.writer)
+        .await
     }
 }
 
@@ -133,10 +134,10 @@ const UNENDED: &str = "DELETE FROM scores WHERE from_seq IN
      WHERE generation = $1 AND to_seq IS NULL AND from_seq <= $2 LIMIT $3)";
 
 /// Scores that ended at this number or before may be gone: rankings as of earlier ones cannot be read.
-pub(super) async fn horizon(connection: &mut SqliteConnection) -> Result<i64> {
-    let value: Option<String> = sqlx::query_scalar("SELECT value FROM settings WHERE name = $1")
+pub(super) async fn horizon(tx: &mut Tx) -> Result<i64> {
+    let value: Option<String> = Sql::new("SELECT value FROM settings WHERE name = $1")
         .bind(HORIZON)
-        .fetch_optional(connection)
+        .scalar_optional(tx)
         .await?;
     Ok(value.and_then(|seq| seq.parse().ok()).unwrap_or(0))
 }

@@ -2,8 +2,8 @@
 //! that both can be judged once the deals have ended.
 
 use jiff::Timestamp;
-use sqlx::{Row, SqliteConnection};
 
+use super::engine::{Sql, Tx};
 use super::{Store, micros, timestamp};
 use crate::domain::DealId;
 use crate::error::Result;
@@ -33,18 +33,16 @@ pub struct ShadowOutcomes {
 impl Store {
     /// The version that waits to take the champion's place.
     pub(crate) async fn challenger(&self) -> Result<Option<String>> {
-        Ok(
-            sqlx::query_scalar("SELECT version FROM models WHERE is_challenger = 1")
-                .fetch_optional(&self.readers)
-                .await?,
-        )
+        Sql::new("SELECT version FROM models WHERE is_challenger = 1")
+            .scalar_optional(&self.readers)
+            .await
     }
 
     /// Adds shadow scores of deals that are open and have none yet: those written meanwhile are newer.
     pub(crate) async fn add_shadows(&self, shadows: &[ShadowScore]) -> Result<()> {
-        let mut tx = self.write().await?;
+        let mut tx = self.writer.write().await?;
         for shadow in shadows {
-            sqlx::query(
+            Sql::new(
                 "INSERT INTO shadow_scores
                      (model_version, deal_id, probability, champion_probability, scored_at)
                  SELECT $1, id, $3, $4, $5 FROM deals WHERE id = $2 AND outcome = 'open'
@@ -55,52 +53,52 @@ impl Store {
             .bind(shadow.probability)
             .bind(shadow.champion_probability)
             .bind(micros(shadow.scored_at))
-            .execute(&mut *tx)
+            .execute(&mut tx)
             .await?;
         }
-        Ok(tx.commit().await?)
+        tx.commit().await
     }
 
     /// What became of a challenger's deals; `None` for a model without shadow scores.
     pub(crate) async fn shadow_outcomes(&self, version: &str) -> Result<Option<ShadowOutcomes>> {
-        let mut tx = self.read().await?;
-        let row = sqlx::query(
+        let mut tx = self.readers.read().await?;
+        let row = Sql::new(
             "SELECT min(s.scored_at) AS since, count(*) FILTER (WHERE d.outcome = 'open') AS open
              FROM shadow_scores s JOIN deals d ON d.id = s.deal_id WHERE s.model_version = $1",
         )
         .bind(version)
-        .fetch_one(&mut *tx)
+        .fetch_one(&mut tx)
         .await?;
-        let Some(since) = row.try_get("since")? else {
+        let Some(since) = row.get("since")? else {
             return Ok(None);
         };
-        let open_deals: u32 = row.try_get("open")?;
-        let rows = sqlx::query(
+        let open_deals: i64 = row.get("open")?;
+        let rows = Sql::new(
             "SELECT s.probability, s.champion_probability, d.outcome = 'won' AS won
              FROM shadow_scores s JOIN deals d ON d.id = s.deal_id
              WHERE s.model_version = $1 AND d.outcome <> 'open' ORDER BY s.deal_id",
         )
         .bind(version)
-        .fetch_all(&mut *tx)
+        .fetch_all(&mut tx)
         .await?;
         let forecasts = rows.iter().map(|row| {
             Ok(Forecasts {
-                champion: row.try_get("champion_probability")?,
-                challenger: row.try_get("probability")?,
-                won: row.try_get("won")?,
+                champion: row.get("champion_probability")?,
+                challenger: row.get("probability")?,
+                won: row.get("won")?,
             })
         });
         Ok(Some(ShadowOutcomes {
             since: timestamp(since)?,
-            open_deals: open_deals as usize,
+            open_deals: usize::try_from(open_deals).unwrap_or(0),
             forecasts: forecasts.collect::<Result<_>>()?,
         }))
     }
 }
 
 /// Takes the newest shadow score of a deal that has just been scored.
-pub(super) async fn put(connection: &mut SqliteConnection, shadow: &ShadowScore) -> Result<()> {
-    sqlx::query(
+pub(super) async fn put(tx: &mut Tx, shadow: &ShadowScore) -> Result<()> {
+    Sql::new(
         "INSERT INTO shadow_scores
              (model_version, deal_id, probability, champion_probability, scored_at)
          VALUES ($1, $2, $3, $4, $5)
@@ -114,7 +112,7 @@ pub(super) async fn put(connection: &mut SqliteConnection, shadow: &ShadowScore)
     .bind(shadow.probability)
     .bind(shadow.champion_probability)
     .bind(micros(shadow.scored_at))
-    .execute(connection)
+    .execute(tx)
     .await?;
     Ok(())
 }

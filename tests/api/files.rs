@@ -6,6 +6,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
+use crate::servers::is_on_postgres;
 use crate::service::{Answer, Service, deal, history, ndjson};
 
 const CSV: &str = "Deal ID,Stage,Amount,Create Date,Close Date,Outcome\n\
@@ -233,7 +234,13 @@ async fn files_that_are_wrong_as_a_whole_are_refused_before_any_work() {
     assert_eq!(answer.problem(400), "malformed");
     let answer = service.post_raw("/v1/imports", "image/png", "x").await;
     assert_eq!(answer.problem(415), "unsupported_media_type");
-    let uploads = std::fs::read_dir(service.data_dir().join("uploads")).unwrap();
+    let uploads = service.data_dir().join("uploads");
+    // Of the first process on this folder, where the store is shared.
+    let uploads = match is_on_postgres() {
+        true => uploads.join("0/files"),
+        false => uploads,
+    };
+    let uploads = std::fs::read_dir(uploads).unwrap();
     assert_eq!(uploads.count(), 0, "nothing of them stays on disk");
     assert_eq!(
         service.get("/v1/deals/2").await.ok(200)["deal"]["amount"],

@@ -13,6 +13,7 @@ mod recalibration;
 mod redis;
 mod report;
 mod scores;
+mod servers;
 mod service;
 mod shared;
 mod simulate;

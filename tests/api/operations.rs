@@ -5,7 +5,8 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::service::{Service, binary, deal, history, ndjson, spawn};
+use crate::servers::TestStore;
+use crate::service::{Service, binary, binary_in, deal, history, ndjson, spawn};
 
 fn run(command: &mut Command) -> Output {
     command.output().unwrap()
@@ -167,7 +168,7 @@ async fn the_command_line_and_the_service_work_on_the_same_store() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("deals.ndjson");
     std::fs::write(&file, format!("{}broken\n", ndjson(&history(240)))).unwrap();
-    let dealrank = |args: &[&str]| run(binary().args(args).current_dir(dir.path()));
+    let dealrank = |args: &[&str]| run(binary_in(dir.path()).args(args));
     let imported = dealrank(&["import", "--json", "deals.ndjson"]);
     let imported: Value = serde_json::from_str(&stdout(&imported)).unwrap();
     assert_eq!(imported["report"]["stored"], 240);
@@ -230,7 +231,7 @@ async fn the_command_line_and_the_service_work_on_the_same_store() {
 async fn another_model_can_take_the_place_of_a_damaged_champion() {
     let dir = TempDir::new().unwrap();
     std::fs::write(dir.path().join("deals.ndjson"), ndjson(&history(240))).unwrap();
-    let dealrank = |args: &[&str]| run(binary().args(args).current_dir(dir.path()));
+    let dealrank = |args: &[&str]| run(binary_in(dir.path()).args(args));
     for args in [
         &["import", "deals.ndjson"][..],
         &["train"],
@@ -246,15 +247,9 @@ async fn another_model_can_take_the_place_of_a_damaged_champion() {
         models().into_iter().partition(|m| m["is_active"] == true);
     let damaged = damaged[0]["version"].as_str().unwrap();
     let whole = whole[0]["version"].as_str().unwrap();
-    let database = dir.path().join("var/dealrank.sqlite");
-    let database = format!("sqlite:{}", database.display());
-    let pool = sqlx::SqlitePool::connect(&database).await.unwrap();
-    sqlx::query("UPDATE models SET model = substr(model, 1, 500) WHERE version = $1")
-        .bind(damaged)
-        .execute(&pool)
-        .await
-        .unwrap();
-    pool.close().await;
+    let damage =
+        format!("UPDATE models SET model = substr(model, 1, 500) WHERE version = '{damaged}'");
+    TestStore::of(dir.path()).execute(&damage).await;
 
     let refused = dealrank(&["serve", "--listen", "127.0.0.1:0"]);
     assert_eq!(refused.status.code(), Some(1));
@@ -288,8 +283,8 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
     ] {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let mut command = binary();
-        let output = command.args(args).current_dir(dir.path()).stdout(writer);
+        let mut command = binary_in(dir.path());
+        let output = command.args(args).stdout(writer);
         let output = output.stderr(std::process::Stdio::piped()).spawn().unwrap();
         let output = output.wait_with_output().unwrap();
         assert!(output.status.success(), "{args:?}: {}", stderr(&output));
@@ -301,9 +296,7 @@ fn a_file_that_is_wrong_ends_the_import_with_2_and_its_place() {
     let dir = TempDir::new().unwrap();
     let import = |name: &str, content: &[u8]| {
         std::fs::write(dir.path().join(name), content).unwrap();
-        run(binary()
-            .args(["import", "--strict", name])
-            .current_dir(dir.path()))
+        run(binary_in(dir.path()).args(["import", "--strict", name]))
     };
     for (name, content, word) in [
         ("empty.csv", &b""[..], "empty"),
@@ -321,9 +314,7 @@ fn a_file_that_is_wrong_ends_the_import_with_2_and_its_place() {
             stderr(&output)
         );
     }
-    let output = run(binary()
-        .args(["import", "missing.csv"])
-        .current_dir(dir.path()));
+    let output = run(binary_in(dir.path()).args(["import", "missing.csv"]));
     assert_eq!(output.status.code(), Some(2));
 }
 
@@ -340,7 +331,7 @@ async fn without_its_redis_the_service_answers_and_says_so() {
         (&ready["redis"], &ready["store"]),
         (&json!("down"), &json!("up"))
     );
-    let advice = run(binary().args(["doctor"]).current_dir(service.dir()));
+    let advice = run(binary_in(service.dir()).args(["doctor"]));
     assert!(
         stdout(&advice).contains("127.0.0.1:1 does not answer"),
         "{}",

@@ -9,12 +9,11 @@ use dealrank::domain::{DealId, Exchange};
 use dealrank::error::Error;
 use dealrank::ranking::{RankingQuery, Sort};
 use dealrank::scoring::Scorer;
-use dealrank::store::Store;
 use jiff::{SignedDuration, Timestamp};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::service::{Answer, Service, binary, deal, history};
+use crate::service::{Answer, Service, binary_in, deal, history};
 use crate::world::{World, all_pages, days, id, now, open_deals};
 
 /// Closed deals, two a day from 2025 on, then open ones. `best` tells which source wins on a day.
@@ -123,7 +122,7 @@ async fn a_challenger_that_beats_the_champion_takes_its_place_and_one_call_leads
 
     let folder = service.dir().to_owned();
     let dealrank = |args: &[&str]| {
-        let output = binary().args(args).current_dir(&folder).output();
+        let output = binary_in(&folder).args(args).output();
         let output = output.unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap()
@@ -302,9 +301,7 @@ async fn the_ledger_tells_what_moved_and_the_log_gives_every_entry_again() {
 /// Ends the service and computes every entry of the ledger again, from the log alone.
 async fn drop_and_replay(service: &mut Service, told: Vec<(&str, Vec<Value>)>) {
     service.crash_and_restart();
-    let store = Store::open(&service.data_dir().join("dealrank.sqlite"))
-        .await
-        .unwrap();
+    let store = service.store().open().await;
     let exchange = Arc::new(Exchange::only("EUR".parse().unwrap()));
     let mut entries_count = 0;
     for (name, entries) in told {

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::files::send_form;
-use crate::service::{Service, binary};
+use crate::service::{Service, binary_in};
 use crate::shared::{mapping_file, shared};
 
 /// Probability bits by deal.
@@ -22,8 +22,7 @@ fn bits(score: &Value) -> u64 {
 /// What `dealrank score` says of a file.
 fn by_command_line(folder: &Path, csv: &Path) -> Scores {
     let out = folder.join("scores.csv");
-    let status = binary()
-        .current_dir(folder)
+    let status = binary_in(folder)
         .arg("score")
         .arg(csv)
         .args(["--model", "model.json", "-o"])

@@ -11,13 +11,13 @@ use dealrank::evaluation::backtest::Order;
 use dealrank::ingest::{Mapping, Purpose, ReadOptions, read_deals};
 use dealrank::model::{Basis, FindingGrade, Form, Model};
 use dealrank::progress::silent;
-use dealrank::ranking::{Accelerator, RankingQuery};
+use dealrank::ranking::RankingQuery;
 use dealrank::scoring::Scorer;
 use dealrank::simulate::{self, Settings};
-use dealrank::store::Store;
 use dealrank::training::{TrainOptions, evaluate, evaluate_at, train};
 use jiff::Timestamp;
 
+use crate::servers::{TestStore, accelerator};
 use crate::shared::{shared, shared_options};
 use crate::world::{all_rows, now};
 
@@ -251,12 +251,10 @@ async fn maven_open_deals_are_scored_and_every_queue_is_in_order() {
     let as_of: Timestamp = "2018-01-05T00:00:00Z".parse().unwrap();
     let model = train(&read.deals, &options(read.mapping, as_of, "USD"), &silent).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(&folder.path().join("dealrank.sqlite"))
-        .await
-        .unwrap();
+    let store = TestStore::of(folder.path()).open().await;
     let book = Book::open(
         store,
-        Accelerator::memory(),
+        accelerator(),
         Arc::new(exchange("USD")),
         BookSettings::default(),
     )

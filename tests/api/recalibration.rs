@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::service::{Service, binary, ndjson};
+use crate::service::{Service, binary_in, ndjson};
 
 /// The day on which wins become rarer, and up to which models know.
 const TURN: &str = "2025-07-01T00:00:00Z";
@@ -156,7 +156,7 @@ async fn what_chance_explains_is_refused_unless_it_is_forced() {
 }
 
 fn dealrank(folder: &Path, args: &[&str]) -> Output {
-    binary().args(args).current_dir(folder).output().unwrap()
+    binary_in(folder).args(args).output().unwrap()
 }
 
 #[track_caller]

@@ -1,137 +1,20 @@
 //! The book on a real Redis that comes and goes: the same answers throughout.
 
-use std::net::TcpListener;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dealrank::domain::Deal;
-use dealrank::ranking::{Accelerator, AcceleratorHealth, RankingPage, RankingQuery, RedisSettings};
+use dealrank::ranking::{Accelerator, AcceleratorHealth, RankingPage, RankingQuery};
 use rand::RngExt;
 use redis::{AsyncCommands, aio::MultiplexedConnection};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
+use crate::servers::{Redis, accelerator_at, free_port};
 use crate::service::{self, Service};
 use crate::store::activate_while_others_read_and_write;
 use crate::world::{OWNERS, World, all_pages, all_rows, id, now, open_deal, open_deals, rng};
 
 /// Longest wait for anything here.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A `redis-server` of the test's own, killed when it goes out of scope.
-struct Redis {
-    port: u16,
-    server: Child,
-    folder: TempDir,
-}
-
-impl Redis {
-    /// On a port that was free a moment ago; another one if somebody was faster.
-    async fn start() -> Self {
-        for _ in 0..20 {
-            let port = free_port();
-            let folder = tempfile::tempdir().unwrap();
-            let mut redis = Self {
-                port,
-                server: spawn(port, &folder),
-                folder,
-            };
-            if redis.answers().await {
-                return redis;
-            }
-        }
-        panic!("no redis-server would start");
-    }
-
-    /// Whether the server comes up, and not another one on its port.
-    async fn answers(&mut self) -> bool {
-        let mut pause = tokio::time::interval(Duration::from_millis(10));
-        while self.server.try_wait().unwrap().is_none() {
-            pause.tick().await;
-            if let Ok(mut connection) = connect(self.port).await {
-                let info: String = redis::cmd("INFO")
-                    .arg("server")
-                    .query_async(&mut connection)
-                    .await
-                    .unwrap();
-                return info.contains(&format!("process_id:{}\r", self.server.id()));
-            }
-        }
-        false
-    }
-
-    fn kill(&mut self) {
-        self.server.kill().unwrap();
-        self.server.wait().unwrap();
-    }
-
-    async fn restart(&mut self) {
-        self.server = spawn(self.port, &self.folder);
-        assert!(self.answers().await, "redis-server did not come back");
-    }
-
-    fn signal(&self, signal: &str) {
-        let status = Command::new("kill")
-            .args([signal, &self.server.id().to_string()])
-            .status();
-        assert!(status.unwrap().success());
-    }
-
-    async fn connection(&self) -> MultiplexedConnection {
-        connect(self.port).await.unwrap()
-    }
-
-    fn accelerator(&self) -> Accelerator {
-        accelerator(self.port)
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-}
-
-fn spawn(port: u16, folder: &TempDir) -> Child {
-    Command::new("redis-server")
-        .args([
-            "--port",
-            &port.to_string(),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-        ])
-        .arg("--dir")
-        .arg(folder.path())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("redis-server is installed")
-}
-
-async fn connect(port: u16) -> redis::RedisResult<MultiplexedConnection> {
-    let client = redis::Client::open(format!("redis://127.0.0.1:{port}"))?;
-    client.get_multiplexed_async_connection().await
-}
-
-fn accelerator(port: u16) -> Accelerator {
-    let settings = RedisSettings {
-        check_every: Duration::from_millis(100),
-        ..RedisSettings::new(format!("redis://127.0.0.1:{port}"))
-    };
-    Accelerator::redis(settings).unwrap()
-}
 
 async fn until(world: &World, health: AcceleratorHealth) {
     tokio::time::timeout(PATIENCE, world.book.redis_is(health))
@@ -218,7 +101,7 @@ async fn write_somewhere(worlds: &[&World], rng: &mut rand_chacha::ChaCha8Rng) {
 async fn redis_memory_and_store_give_the_same_pages() {
     let redis = Redis::start().await;
     // Nobody listens there: this one is answered by the store.
-    let nowhere = accelerator(free_port());
+    let nowhere = accelerator_at(&format!("redis://127.0.0.1:{}", free_port()));
     let in_redis = World::new(redis.accelerator()).await;
     let in_memory = World::new(Accelerator::memory()).await;
     let in_store = World::new(nowhere).await;

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::service::binary;
+use crate::service::binary_in;
 
 const MAPPING: &str = r#"
 [deal]
@@ -44,7 +44,7 @@ fn csv(from: usize, to: usize, amount_factor: usize) -> String {
 }
 
 fn dealrank(folder: &Path, args: &[&str]) -> String {
-    let output = binary().args(args).current_dir(folder).output().unwrap();
+    let output = binary_in(folder).args(args).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }

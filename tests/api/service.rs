@@ -10,6 +10,8 @@ use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::servers::{self, TestStore};
+
 const DEADLINE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(10);
 
@@ -61,6 +63,15 @@ impl Answer {
     }
 }
 
+/// `dealrank` in a folder, with the store and the cache that the suite runs on.
+pub fn binary_in(folder: &Path) -> Command {
+    let mut command = binary();
+    command
+        .current_dir(folder)
+        .envs(servers::environment(folder));
+    command
+}
+
 /// The binary without our environment. Whoever starts it will want to talk to it.
 pub fn binary() -> Command {
     dealrank::tls::install_provider();
@@ -97,6 +108,10 @@ impl Service {
 
     pub fn data_dir(&self) -> PathBuf {
         self.dir().join("var")
+    }
+
+    pub fn store(&self) -> TestStore {
+        TestStore::of(self.dir())
     }
 
     pub fn base(&self) -> &str {
@@ -219,10 +234,9 @@ pub fn spawn(dir: &Path, args: &[&str]) -> (Child, String) {
         .append(true)
         .open(dir.join("log"))
         .unwrap();
-    let mut child = binary()
+    let mut child = binary_in(dir)
         .args(["serve", "--listen", "127.0.0.1:0"])
         .args(args)
-        .current_dir(dir)
         .stdout(Stdio::piped())
         .stderr(log)
         .spawn()

@@ -16,7 +16,6 @@ use dealrank::scoring::Grade;
 use dealrank::store::{JobState, Which};
 use jiff::Timestamp;
 use serde_json::json;
-use sqlx::Connection;
 
 use crate::world::{
     MODELS, OWNERS, World, all_pages, all_rows, closed_deals, days, id, ids, now, open_deal,
@@ -67,7 +66,7 @@ async fn the_same_document_twice_changes_nothing() {
     let again = world.book.put(deal.clone(), now()).await.unwrap();
     assert!(!again.is_created && !again.is_changed);
     assert_eq!(again.deal, first.deal);
-    assert_eq!(count(&world, "SELECT count(*) FROM events").await, 1);
+    assert_eq!(world.store.count("SELECT count(*) FROM events").await, 1);
 
     let later = world.book.put(deal, now() + days(3)).await.unwrap();
     assert_eq!(later.deal.revision, first.deal.revision);
@@ -210,7 +209,7 @@ async fn an_erased_deal_leaves_no_trace() {
         "SELECT count(*) FROM scores WHERE deal_id = 'd00002'",
         "SELECT count(*) FROM score_documents WHERE score LIKE '%d00002%'",
     ] {
-        assert_eq!(count(&world, query).await, 0, "{query}");
+        assert_eq!(world.store.count(query).await, 0, "{query}");
     }
 }
 
@@ -672,12 +671,12 @@ async fn an_activation_reports_its_progress() {
 async fn a_refresh_writes_only_what_time_has_moved() {
     let world = World::with(open_deals(18, 50)).await;
     let lines = "SELECT count(*) FROM scores";
-    assert_eq!(count(&world, lines).await, 50);
+    assert_eq!(world.store.count(lines).await, 50);
     let unmoved = world.book.refresh(now(), &silent).await.unwrap();
     assert_eq!((unmoved.scored, unmoved.changed), (50, 0));
     let moved = world.book.refresh(now() + days(20), &silent).await.unwrap();
     assert_eq!(moved.scored, 50);
-    assert_eq!(count(&world, lines).await as u64, 50 + moved.changed);
+    assert_eq!(world.store.count(lines).await as u64, 50 + moved.changed);
     let scorer = world.book.scorer().unwrap();
     for row in all_rows(&world.book, &RankingQuery::default()).await {
         let deal: Deal = world.book.deal(&row.deal.id).await.unwrap().deal;
@@ -734,7 +733,7 @@ async fn a_job_tells_how_it_went() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_store_is_refused() {
+async fn embedded_file_that_is_no_store_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notes.txt");
     std::fs::write(
@@ -772,19 +771,6 @@ async fn each_owner_has_a_queue() {
         ..Default::default()
     };
     assert!(all_rows(&world.book, &nobody).await.is_empty());
-}
-
-/// Asks the file itself.
-async fn count(world: &World, query: &'static str) -> i64 {
-    let url = format!(
-        "sqlite://{}",
-        world.folder.path().join("dealrank.db").display()
-    );
-    let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
-    sqlx::query_scalar(query)
-        .fetch_one(&mut connection)
-        .await
-        .unwrap()
 }
 
 /// An activation, a refresh and an import go by the moment at which they began; meanwhile others
@@ -870,16 +856,13 @@ async fn an_import_tells_of_deals_that_cannot_be_stored() {
 #[tokio::test]
 async fn a_training_finds_the_mapping_of_the_latest_import_however_long_ago() {
     let world = World::with(Vec::new()).await;
-    let path = world.folder.path().join("dealrank.db");
-    let url = format!("sqlite://{}", path.display());
-    let mut db = sqlx::SqliteConnection::connect(&url).await.unwrap();
     for insert in [
         r#"INSERT INTO jobs (id, kind, state, created_at, result)
            VALUES ('import', 'import', 'done', 0, '{"mapping": {"columns": {"protected": ["source"]}}}')"#,
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1500)
          INSERT INTO jobs (id, kind, state, created_at) SELECT 'r' || i, 'refresh', 'done', 0 FROM n",
     ] {
-        sqlx::query(insert).execute(&mut db).await.unwrap();
+        world.store.execute(insert).await;
     }
     world
         .book

@@ -8,13 +8,14 @@ use dealrank::ingest::Mapping;
 use dealrank::model::Model;
 use dealrank::progress::silent;
 use dealrank::ranking::{Accelerator, RankingPage, RankingQuery, RankingRow};
-use dealrank::store::Store;
 use dealrank::training::{TrainOptions, train};
 use jiff::{SignedDuration, Timestamp};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rust_decimal::Decimal;
 use tempfile::TempDir;
+
+use crate::servers::{TestStore, accelerator};
 
 pub const OWNERS: [&str; 4] = ["ana", "bob", "chloé", "owner:all"];
 const PIPELINES: [&str; 2] = ["new business", "renewals"];
@@ -129,30 +130,31 @@ fn model(seed: u64) -> Model {
 /// Three models that disagree.
 pub static MODELS: LazyLock<[Model; 3]> = LazyLock::new(|| [1, 2, 3].map(model));
 
-/// A book with its folder.
+/// A book with its store, and a folder.
 pub struct World {
     pub book: Book,
+    pub store: TestStore,
     pub folder: TempDir,
 }
 
 impl World {
     pub async fn new(accelerator: Accelerator) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("dealrank.db"))
-            .await
-            .unwrap();
-        let book = Book::open(store, accelerator, exchange(), BookSettings::default())
-            .await
-            .unwrap();
+        let store = TestStore::of(folder.path());
+        let book = open(&store, accelerator).await;
         for model in &*MODELS {
             book.register(model, "trained", now()).await.unwrap();
         }
-        Self { book, folder }
+        Self {
+            book,
+            store,
+            folder,
+        }
     }
 
-    /// In process, with the first model active and `deals` in it.
+    /// With the cache of the run, with the first model active and `deals` in it.
     pub async fn with(deals: Vec<Deal>) -> Self {
-        let world = Self::new(Accelerator::memory()).await;
+        let world = Self::new(accelerator()).await;
         world.activate(0).await;
         world.book.import(deals, now()).await.unwrap();
         world
@@ -165,18 +167,26 @@ impl World {
 
     /// Ends the book as a process would end, and opens it again.
     pub async fn reopen(self) -> Self {
-        let Self { book, folder } = self;
+        let Self {
+            book,
+            store,
+            folder,
+        } = self;
         book.store().close().await;
         drop(book);
-        let store = Store::open(&folder.path().join("dealrank.db"))
-            .await
-            .unwrap();
-        let settings = BookSettings::default();
-        let book = Book::open(store, Accelerator::memory(), exchange(), settings)
-            .await
-            .unwrap();
-        Self { book, folder }
+        let book = open(&store, accelerator()).await;
+        Self {
+            book,
+            store,
+            folder,
+        }
     }
+}
+
+async fn open(store: &TestStore, accelerator: Accelerator) -> Book {
+    let settings = BookSettings::default();
+    let book = Book::open(store.open().await, accelerator, exchange(), settings);
+    book.await.unwrap()
 }
 
 /// All pages of a query.
