@@ -259,11 +259,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("store.db")).await.unwrap();
         let id = DealId::new("d").unwrap();
+        let key = sort_key(Sort::ExpectedValue, Timestamp::UNIX_EPOCH);
         let mut sql = Sql::new("EXPLAIN QUERY PLAN ");
         AsOf {
             generation: 1,
             seq: 1,
-            key: &sort_key(Sort::ExpectedValue, Timestamp::UNIX_EPOCH),
+            key: &key,
             after: after.then_some((-1.0, &id)),
             limit: 50,
         }
