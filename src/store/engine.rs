@@ -93,10 +93,11 @@ pub(crate) enum Tx {
 
 impl Tx {
     pub async fn commit(self) -> Result<()> {
-        Ok(match self {
+        match self {
             Self::Sqlite(tx) => tx.commit().await?,
             Self::Postgres(tx) => answered(tx.commit()).await?,
-        })
+        }
+        Ok(())
     }
 }
 
@@ -196,17 +197,20 @@ impl<'a> Sql<'a> {
         self.push(format_args!("${place}"))
     }
 
-    /// `($1, $2, ...)`.
+    /// `($1, $2, ...)`; of nothing `(NULL)`, among which nothing is: PostgreSQL knows no empty list.
     pub fn push_list<A: Into<Argument<'a>>>(
         &mut self,
         arguments: impl IntoIterator<Item = A>,
     ) -> &mut Self {
         self.push("(");
-        for (index, argument) in arguments.into_iter().enumerate() {
-            self.push(if index > 0 { ", " } else { "" })
+        let before = self.arguments.len();
+        for argument in arguments {
+            let is_first = self.arguments.len() == before;
+            self.push(if is_first { "" } else { ", " })
                 .push_bind(argument);
         }
-        self.push(")")
+        let is_empty = self.arguments.len() == before;
+        self.push(if is_empty { "NULL)" } else { ")" })
     }
 
     /// Answers with the number of rows that it changed.

@@ -112,7 +112,11 @@ impl Store {
     /// When it does not answer, refuses us, or its tables were made by a newer dealrank.
     pub async fn connect(url: &DatabaseUrl, connections_max: u32) -> Result<Self> {
         let store = async {
-            let options = url.options()?.application_name("dealrank");
+            let options = url
+                .options()?
+                .application_name("dealrank")
+                // That a table is there already is no news.
+                .options([("client_min_messages", "warning")]);
             // Without limits of time: a migration of many rows takes as long as it takes.
             let mut migrating = within(CONNECT_TIMEOUT, options.connect()).await?;
             sqlx::migrate!("migrations/postgres")

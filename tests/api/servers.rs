@@ -170,12 +170,12 @@ pub struct Server {
 
 impl Server {
     const SHELL: &str = r#"
-        exec 3<&0
+        exec 3<&0 2>/dev/null
         "$@" </dev/null >/dev/null 2>&1 3<&- & server=$!
         echo $server
-        { read -r _ <&3; kill -INT $server; } 2>/dev/null & watch=$!
+        { read -r _ <&3; kill -INT $server; } & watch=$!
         wait $server
-        kill $watch 2>/dev/null"#;
+        kill $watch"#;
 
     pub fn start(command: &[&str]) -> Self {
         let mut shell = Command::new("sh")
@@ -459,15 +459,6 @@ impl Postgres {
         TestStore(StoreLocation::Postgres(
             self.url(&database).parse().unwrap(),
         ))
-    }
-
-    pub fn kill(&mut self) {
-        self.server.kill();
-    }
-
-    pub fn restart(&mut self) {
-        self.server = Self::spawn(self.port, &self.folder);
-        assert!(self.is_ready(), "PostgreSQL did not come back");
     }
 }
 
