@@ -14,6 +14,7 @@ use crate::book::{Book, BookSettings};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::jobs::Jobs;
+use crate::outbound::Outbound;
 use crate::ranking::{Accelerator, RedisSettings};
 use crate::scoring::Scorer;
 use crate::store::{Store, StoreLocation};
@@ -26,10 +27,13 @@ pub struct App {
     pub config: Config,
     pub book: Book,
     pub jobs: Jobs,
+    pub outbound: Outbound,
     pub metrics: PrometheusHandle,
     /// Where uploads wait for their job; of this process alone.
     pub uploads_dir: PathBuf,
     stopping: watch::Sender<bool>,
+    /// Whether this process does what one process at a time does.
+    _leading: watch::Sender<bool>,
     _store_lock: Option<DirLock>,
     _uploads_lock: Option<DirLock>,
 }
@@ -45,13 +49,18 @@ impl App {
         clear(&uploads_dir)?;
         let book = open_book(&config).await?;
         let jobs = Jobs::start(book.clone(), &config).await?;
+        let leading = watch::Sender::new(true);
+        let store = book.store().clone();
+        let outbound = Outbound::start(store, &config, leading.subscribe()).await?;
         Ok(Self {
             config,
             book,
             jobs,
+            outbound,
             metrics,
             uploads_dir,
             stopping: watch::Sender::new(false),
+            _leading: leading,
             _store_lock: store_lock,
             _uploads_lock: uploads_lock,
         })

@@ -386,7 +386,6 @@ struct Plan {
     write: DealWrite,
     /// The deal's revision and when it got it; `None` for a new deal.
     before: Option<(i64, Timestamp)>,
-    standing_before: Option<RankingRow>,
     effects: Vec<Effect>,
 }
 
@@ -444,6 +443,7 @@ impl Plan {
             write: DealWrite {
                 deal,
                 revision_before: stored.as_ref().map(|stored| stored.revision),
+                standing_before,
                 document,
                 log: revision.log,
                 score,
@@ -451,7 +451,6 @@ impl Plan {
                 at,
             },
             before: stored.map(|stored| (stored.revision, stored.updated_at)),
-            standing_before,
             effects,
         })
     }
@@ -465,7 +464,7 @@ impl Plan {
         };
         Some(Change {
             deal_id: self.write.deal.id.clone(),
-            before: self.standing_before.as_ref().map(Member::of),
+            before: self.write.standing_before.as_ref().map(Member::of),
             after,
         })
     }
@@ -481,7 +480,7 @@ impl Plan {
         .unwrap_or((0, at));
         let is_score_changed = !matches!(self.write.score, ScoreWrite::Keep);
         let score = match self.write.score {
-            ScoreWrite::Keep => self.standing_before.map(|standing| standing.score),
+            ScoreWrite::Keep => self.write.standing_before.map(|standing| standing.score),
             ScoreWrite::Set(standing) => Some(standing.score),
             ScoreWrite::End => None,
         };

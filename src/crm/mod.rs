@@ -125,6 +125,11 @@ impl Crm {
             .filter(|id| is_id(self.kind, id))
     }
 
+    /// What ids of ours begin with, of this CRM's deals.
+    pub fn id_prefix(&self) -> &str {
+        &self.settings.id_prefix
+    }
+
     pub fn write_back(&self) -> &WriteBack {
         &self.settings.write_back
     }

@@ -1,6 +1,6 @@
 //! The service over HTTP: one file per resource, each with its routes' handlers and wire types.
 //!
-//! - `scores`, `deals`, `rankings`, `models`, `imports`, `jobs`: `/v1`.
+//! - `scores`, `deals`, `rankings`, `models`, `imports`, `jobs`, `subscriptions`: `/v1`.
 //! - `health`: `/healthz`, `/readyz`, `/metrics`. `openapi`: the description. `home`: `/`.
 //! - `body` and `query` read requests, `problem` is the one form of failure, `observe` wraps
 //!   every request.
@@ -18,6 +18,7 @@ pub mod problem;
 mod query;
 mod rankings;
 mod scores;
+mod subscriptions;
 mod what_if;
 
 use std::net::TcpListener;
@@ -164,7 +165,40 @@ fn routes(config: &mut ServiceConfig) {
             "/v1/jobs/{id}/events",
             [(M::GET, web::to(jobs::events))],
         ))
+        .configure(subscription_routes)
         .default_service(web::to(unknown_route));
+}
+
+fn subscription_routes(config: &mut ServiceConfig) {
+    use Method as M;
+    config
+        .service(resource(
+            "/v1/subscriptions",
+            [
+                (M::GET, web::to(subscriptions::list)),
+                (M::POST, web::to(subscriptions::create)),
+            ],
+        ))
+        .service(resource(
+            "/v1/subscriptions/{id}",
+            [
+                (M::GET, web::to(subscriptions::read)),
+                (M::PATCH, web::to(subscriptions::change)),
+                (M::DELETE, web::to(subscriptions::delete)),
+            ],
+        ))
+        .service(resource(
+            "/v1/subscriptions/{id}/deliveries",
+            [(M::GET, web::to(subscriptions::deliveries))],
+        ))
+        .service(resource(
+            "/v1/subscriptions/{id}/test",
+            [(M::POST, web::to(subscriptions::test))],
+        ))
+        .service(resource(
+            "/v1/subscriptions/{id}/redeliver",
+            [(M::POST, web::to(subscriptions::redeliver))],
+        ));
 }
 
 /// A resource that answers other methods with 405 and the list of those it has. What can be got can

@@ -6,6 +6,7 @@ use jiff::SignedDuration;
 use serde::Deserialize;
 
 use super::courier::CourierLimits;
+use super::dispatcher::Rules;
 use super::guard::{Guard, Network};
 use super::patience::{CircuitSettings, RetrySchedule};
 
@@ -47,6 +48,16 @@ impl OutboundSettings {
             connect_timeout: Duration::from_secs(self.connect_timeout_seconds),
             timeout: Duration::from_secs(self.timeout_seconds),
             answer_bytes_max: self.answer_bytes_max,
+        }
+    }
+
+    pub(super) fn rules(&self) -> Rules {
+        Rules {
+            schedule: self.retry_schedule(),
+            circuit: self.circuit(),
+            payload_bytes_max: self.payload_bytes_max,
+            concurrency: self.concurrency,
+            concurrency_per_subscription: self.concurrency_per_subscription,
         }
     }
 

@@ -1,5 +1,7 @@
 //! Who wants to be told of what. Pure.
 
+use std::fmt;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -35,11 +37,43 @@ pub struct Subscription {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Receiver {
     Webhook(Webhook),
-    /// The fields of a CRM. `sweep_after` is the last deal looked at, while all of them are.
+    /// The fields of a CRM; while all of its deals are gone through, how far.
     WriteBack {
         crm: CrmKind,
-        sweep_after: Option<String>,
+        sweep: Option<Sweep>,
     },
+}
+
+/// How far all deals have been gone through.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sweep {
+    /// The number of what asked for it: a later one begins anew.
+    pub since_seq: i64,
+    /// The last deal that was looked at; empty at the beginning.
+    pub after: String,
+}
+
+impl Sweep {
+    pub fn from(since_seq: i64) -> Self {
+        Self {
+            since_seq,
+            after: String::new(),
+        }
+    }
+
+    pub fn of(text: &str) -> Option<Self> {
+        let (since_seq, after) = text.split_once(':')?;
+        Some(Self {
+            since_seq: since_seq.parse().ok()?,
+            after: after.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for Sweep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.since_seq, self.after)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -91,13 +91,13 @@ impl Store {
 }
 
 /// Writes down that a model is the champion from now on. With another champion, nobody is a
-/// challenger any more: they had challenged the one before.
+/// challenger any more: they had challenged the one before. Answers with the champion before.
 pub(super) async fn record(
     tx: &mut Tx,
     model_version: &str,
     at: Timestamp,
     cause: ActivationCause,
-) -> Result<()> {
+) -> Result<Option<String>> {
     let present = present(tx).await?;
     let previous_seq = match &present {
         None => None,
@@ -113,7 +113,8 @@ pub(super) async fn record(
         }
         Some(present) => Some(present.seq),
     };
-    let is_same = present.is_some_and(|present| present.model_version == model_version);
+    let previous = present.map(|present| present.model_version);
+    let is_same = previous.as_deref() == Some(model_version);
     if !is_same {
         for retire in [
             "UPDATE models SET is_challenger = 0 WHERE is_challenger = 1",
@@ -132,7 +133,7 @@ pub(super) async fn record(
     .bind(previous_seq)
     .execute(tx)
     .await?;
-    Ok(())
+    Ok(previous)
 }
 
 async fn present(tx: &mut Tx) -> Result<Option<Present>> {

@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::engine::{Row, Sql, Tx};
 use super::{
-    ShadowScore, Store, current_seq, generations, ledger, micros, shadow, take_seqs, timestamp,
+    ShadowScore, Store, current_seq, generations, ledger, micros, outbox, shadow, take_seqs,
+    timestamp,
 };
 use crate::domain::{Deal, DealId};
 use crate::error::Result;
@@ -59,6 +60,8 @@ pub(crate) struct DealWrite {
     pub deal: Deal,
     /// The revision that the write was worked out from; `None` for a new deal.
     pub revision_before: Option<i64>,
+    /// Its line in the active ranking that the write was worked out from.
+    pub standing_before: Option<RankingRow>,
     /// The deal's document; `None` when only its score moves.
     pub document: Option<String>,
     pub log: Vec<LoggedEvent>,
@@ -260,7 +263,7 @@ impl Store {
         }
         let mut seq = last_seq - count as i64;
         let mut revisions = Vec::with_capacity(writes.len());
-        let mut standings = Vec::new();
+        let (mut standings, mut moved) = (Vec::new(), Vec::new());
         for write in writes {
             let first_seq = seq + 1;
             seq += write.log.len().max(1) as i64;
@@ -285,6 +288,7 @@ impl Store {
                 ScoreWrite::Set(standing) => {
                     ledger::end(&mut tx, generation, &write.deal.id, seq).await?;
                     standings.push((seq, &**standing));
+                    moved.push((seq, *write));
                 }
                 ScoreWrite::End => ledger::end(&mut tx, generation, &write.deal.id, seq).await?,
             }
@@ -292,7 +296,11 @@ impl Store {
         if let Some(generation) = generation {
             ledger::insert(&mut tx, generation, cause, &standings).await?;
         }
+        let is_told = outbox::tell_scores(&mut tx, &moved, cause).await?;
         tx.commit().await?;
+        if is_told {
+            self.outbox_filled.notify_one();
+        }
         Ok(Commit::Done(revisions, last_seq))
     }
 

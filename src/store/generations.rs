@@ -6,10 +6,11 @@ use jiff::Timestamp;
 
 use super::engine::{Row, Sql, Tx};
 use super::{
-    ActivationCause, Store, activations, current_seq, ledger, micros, take_seqs, timestamp,
+    ActivationCause, Store, activations, current_seq, ledger, micros, outbox, take_seqs, timestamp,
 };
 use crate::domain::DealId;
 use crate::error::{Error, Result};
+use crate::outbound::Event;
 use crate::ranking::{Member, RankingRow};
 
 /// A generation that has been seen.
@@ -108,8 +109,13 @@ impl Store {
         let version = version.ok_or_else(|| {
             Error::Conflict("another activation has begun meanwhile: this one is given up".into())
         })?;
-        activations::record(&mut tx, &version, at, cause).await?;
+        let previous = activations::record(&mut tx, &version, at, cause).await?;
+        let event = Event::model_activated(&version, previous.as_deref(), cause.as_str(), at);
+        let is_told = outbox::tell_model(&mut tx, seq, event).await?;
         tx.commit().await?;
+        if is_told {
+            self.outbox_filled.notify_one();
+        }
         Ok(seq)
     }
 

@@ -14,11 +14,14 @@ mod jobs;
 mod ledger;
 mod location;
 mod models;
+mod outbox;
 mod pages;
 mod retention;
 mod shadow;
+mod subscriptions;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -26,6 +29,7 @@ use jiff::Timestamp;
 use sqlx::ConnectOptions;
 use sqlx::pool::PoolOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use tokio::sync::Notify;
 
 use crate::error::Result;
 
@@ -37,6 +41,7 @@ pub use jobs::{Job, JobState};
 pub use ledger::LedgerEntry;
 pub use location::{DatabaseUrl, StoreLocation};
 pub use models::ModelSummary;
+pub(crate) use outbox::{Attempted, Backlog, Delivery, DeliveryState, Due, Next, Queued, Told};
 pub(crate) use pages::PageRequest;
 pub use retention::Pruned;
 pub use shadow::ShadowOutcomes;
@@ -66,6 +71,7 @@ pub struct Store {
     writer: Pool,
     readers: Pool,
     id: String,
+    outbox_filled: Arc<Notify>,
 }
 
 impl Store {
@@ -154,6 +160,7 @@ impl Store {
             writer,
             readers,
             id,
+            outbox_filled: Arc::default(),
         })
     }
 
@@ -165,6 +172,11 @@ impl Store {
     /// Whether other processes may write to it at the same time.
     pub fn is_shared(&self) -> bool {
         self.writer.engine() == Engine::Postgres
+    }
+
+    /// Returns when this process has put something into the outbox. One waits at a time.
+    pub(crate) async fn outbox_filled(&self) {
+        self.outbox_filled.notified().await;
     }
 
     /// # Errors
