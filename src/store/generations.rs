@@ -111,11 +111,8 @@ impl Store {
         })?;
         let previous = activations::record(&mut tx, &version, at, cause).await?;
         let event = Event::model_activated(&version, previous.as_deref(), cause.as_str(), at);
-        let is_told = outbox::tell_model(&mut tx, seq, event).await?;
+        outbox::tell_model(&mut tx, seq, event).await?;
         tx.commit().await?;
-        if is_told {
-            self.outbox_filled.notify_one();
-        }
         Ok(seq)
     }
 

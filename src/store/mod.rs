@@ -41,7 +41,7 @@ pub use jobs::{Job, JobState};
 pub use ledger::LedgerEntry;
 pub use location::{DatabaseUrl, StoreLocation};
 pub use models::ModelSummary;
-pub(crate) use outbox::{Attempted, Backlog, Delivery, DeliveryState, Due, Next, Queued, Told};
+pub(crate) use outbox::{Attempted, Delivery, DeliveryState, Due, Next, Queued, Told};
 pub(crate) use pages::PageRequest;
 pub use retention::Pruned;
 pub use shadow::ShadowOutcomes;

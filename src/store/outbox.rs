@@ -544,13 +544,12 @@ pub(super) async fn tell_scores(
     Ok(!events.is_empty())
 }
 
-/// Tells of a champion, if anybody wants to know; answers with whether it was told.
-pub(super) async fn tell_model(tx: &mut Tx, seq: i64, event: Event) -> Result<bool> {
-    if !is_wanted(tx, EventType::ModelActivated).await? {
-        return Ok(false);
+/// Tells of a champion, if anybody wants to know.
+pub(super) async fn tell_model(tx: &mut Tx, seq: i64, event: Event) -> Result<()> {
+    match is_wanted(tx, EventType::ModelActivated).await? {
+        true => insert(tx, &[(seq, event)]).await,
+        false => Ok(()),
     }
-    insert(tx, &[(seq, event)]).await?;
-    Ok(true)
 }
 
 /// Adds events with their numbers.

@@ -1,0 +1,352 @@
+//! CRMs on this machine that answer as the real ones are documented to: deals are read from them, and
+//! scores are written into them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use dealrank::config::Config;
+use dealrank::crm::{Crm, CrmError, CrmKind, FieldUpdate};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::receiver::{Received, Receiver, Reply};
+use crate::service::{Service, deal};
+
+const TOKEN: &str = "a-token-that-nobody-should-see";
+
+fn settings(kind: CrmKind, base: &str, write_back: bool) -> String {
+    let name = kind.as_str();
+    format!(
+        "refresh_minutes = 0
+         [crm.{name}]
+         enabled = true
+         base_url = \"{base}\"
+         token = \"{TOKEN}\"
+         [crm.{name}.write_back]
+         enabled = {write_back}
+         [outbound]
+         circuit_pause_seconds = 1
+         retry_schedule_seconds = [0, 0]
+         "
+    )
+}
+
+fn crm(kind: CrmKind, receiver: &Receiver) -> Crm {
+    let text = settings(kind, receiver.base(), false);
+    let file = Some(("dealrank.toml".into(), text));
+    let config = Config::from_layers(toml::Table::new(), file, []).unwrap();
+    assert!(!format!("{config:?}").contains(TOKEN));
+    Crm::of(kind, &config.crm).unwrap().unwrap()
+}
+
+fn update(id: &str, fields: Value) -> FieldUpdate {
+    let Value::Object(fields) = fields else {
+        panic!("no object")
+    };
+    FieldUpdate {
+        deal_id: id.into(),
+        fields,
+    }
+}
+
+#[tokio::test]
+async fn a_whole_deal_is_read_when_the_rate_limit_allows_it() {
+    let deal = json!({ "id": "77", "properties": { "dealstage": "won", "amount": "12" } });
+    let (reply, mut refusals) = (deal.clone(), 2);
+    let receiver = Receiver::with(move |_| {
+        if refusals > 0 {
+            refusals -= 1;
+            return Reply::json(429, &json!({ "status": "error", "message": "slow down" }))
+                .with("retry-after", 1);
+        }
+        Reply::json(200, &reply)
+    });
+    let hubspot = crm(CrmKind::HubSpot, &receiver);
+    let found = hubspot.deal("77", &["dealstage", "amount"]).await.unwrap();
+    assert_eq!(found, deal);
+    let requests = receiver.received();
+    assert_eq!(requests.len(), 3);
+    for pair in requests.windows(2) {
+        let pause = pair[1].at.duration_since(pair[0].at);
+        assert!(pause >= Duration::from_millis(950), "{pause:?}");
+    }
+    let request = &requests[0];
+    assert_eq!(request.path, "/crm/v3/objects/deals/77");
+    assert_eq!(request.query, "properties=dealstage%2Camount");
+    assert_eq!(request.header("authorization"), format!("Bearer {TOKEN}"));
+}
+
+#[tokio::test]
+async fn the_last_request_of_a_window_makes_the_next_one_wait() {
+    let receiver = Receiver::with(|_| {
+        Reply::json(200, &json!({ "id": "1" }))
+            .with("x-hubspot-ratelimit-remaining", 0)
+            .with("x-hubspot-ratelimit-interval-milliseconds", 400)
+    });
+    let hubspot = crm(CrmKind::HubSpot, &receiver);
+    hubspot.deal("1", &[]).await.unwrap();
+    hubspot.deal("1", &[]).await.unwrap();
+    let requests = receiver.received();
+    let pause = requests[1].at.duration_since(requests[0].at);
+    assert!(pause >= Duration::from_millis(350), "{pause:?}");
+}
+
+#[tokio::test]
+async fn each_crm_is_asked_in_its_own_way() {
+    let receiver = Receiver::with(|request| match request.path.as_str() {
+        "/services/data/v62.0/sobjects/Opportunity/006000000000001AAA" => {
+            Reply::json(200, &json!({ "Id": "006000000000001AAA", "Amount": 5 }))
+        }
+        "/api/v2/deals/5" => Reply::json(
+            200,
+            &json!({ "success": true, "data": { "id": 5, "value": 10 } }),
+        ),
+        _ => Reply::json(404, &json!({})),
+    });
+    let salesforce = crm(CrmKind::Salesforce, &receiver);
+    let found = salesforce
+        .deal("006000000000001AAA", &["Amount"])
+        .await
+        .unwrap();
+    assert_eq!(found["Amount"], 5);
+    let pipedrive = crm(CrmKind::Pipedrive, &receiver);
+    assert_eq!(pipedrive.deal("5", &[]).await.unwrap()["value"], 10);
+    assert_eq!(receiver.received()[1].header("x-api-token"), TOKEN);
+    assert_eq!(pipedrive.deal("6", &[]).await, Err(CrmError::NotFound));
+    // What is no id never becomes a path.
+    let asked = receiver.received().len();
+    for id in ["", "../users", "5?x=1", "5/flow", "12345678901234567890123"] {
+        assert_eq!(pipedrive.deal(id, &[]).await, Err(CrmError::NotFound));
+    }
+    assert_eq!(receiver.received().len(), asked);
+}
+
+#[tokio::test]
+async fn what_does_not_pass_is_not_tried_again() {
+    let receiver = Receiver::with(|_| Reply::json(401, &json!({ "message": "bad token" })));
+    let error = crm(CrmKind::HubSpot, &receiver)
+        .deal("1", &[])
+        .await
+        .unwrap_err();
+    assert!(matches!(&error, CrmError::Misconfigured(reason) if reason.contains("bad token")));
+    assert_eq!(receiver.received().len(), 1);
+    receiver.answer(|_| Reply::status(429).with("retry-after", 3600));
+    let error = crm(CrmKind::HubSpot, &receiver)
+        .deal("1", &[])
+        .await
+        .unwrap_err();
+    assert_eq!(error, CrmError::Busy(Some(Duration::from_secs(3600))));
+    assert_eq!(receiver.received().len(), 2);
+}
+
+#[tokio::test]
+async fn one_deal_that_is_refused_does_not_stop_the_others() {
+    let hubspot = Receiver::with(|request| {
+        let inputs = request.json()["inputs"].as_array().unwrap().clone();
+        let is_bad = |input: &&Value| input["id"] == "13";
+        if inputs.len() > 1 && inputs.iter().any(|input| is_bad(&input)) {
+            return Reply::json(400, &json!({ "message": "invalid input" }));
+        }
+        if inputs.iter().any(|input| is_bad(&input)) {
+            return Reply::json(404, &json!({ "message": "no such deal" }));
+        }
+        Reply::json(200, &json!({ "status": "COMPLETE", "results": [] }))
+    });
+    let updates: Vec<_> = (10..20)
+        .map(|id| {
+            update(
+                &id.to_string(),
+                json!({ "grade": "A", "empty": null, "p": 0.5 }),
+            )
+        })
+        .collect();
+    let written = crm(CrmKind::HubSpot, &hubspot)
+        .write(&updates)
+        .await
+        .unwrap();
+    let failed: Vec<_> = (10..).zip(&written).filter(|(_, w)| w.is_err()).collect();
+    assert_eq!(failed, [(13, &Err(CrmError::NotFound))]);
+    let first = &hubspot.received()[0];
+    assert_eq!(first.path, "/crm/v3/objects/deals/batch/update");
+    let properties = json!({ "grade": "A", "empty": "", "p": "0.5" });
+    assert_eq!(
+        first.json()["inputs"][0],
+        json!({ "id": "10", "properties": properties })
+    );
+
+    hubspot.answer(|_| {
+        let error = json!({
+            "category": "OBJECT_NOT_FOUND", "message": "gone", "context": { "ids": ["11"] },
+        });
+        Reply::json(
+            207,
+            &json!({ "status": "COMPLETE", "numErrors": 1, "errors": [error] }),
+        )
+    });
+    let written = crm(CrmKind::HubSpot, &hubspot)
+        .write(&updates[..3])
+        .await
+        .unwrap();
+    assert_eq!(written, [Ok(()), Err(CrmError::NotFound), Ok(())]);
+
+    let salesforce = Receiver::with(|request| {
+        let records = request.json()["records"].as_array().unwrap().clone();
+        let result = |record: &Value| match record["id"].as_str() {
+            Some("006000000000002AAA") => json!({ "success": false, "errors": [
+                { "statusCode": "ENTITY_IS_DELETED", "message": "gone", "fields": [] }] }),
+            id => json!({ "id": id, "success": true, "errors": [] }),
+        };
+        Reply::json(200, &records.iter().map(result).collect())
+    });
+    let updates: Vec<_> = (1..4)
+        .map(|n| update(&format!("00600000000000{n}AAA"), json!({ "Grade__c": "A" })))
+        .collect();
+    let written = crm(CrmKind::Salesforce, &salesforce)
+        .write(&updates)
+        .await
+        .unwrap();
+    assert_eq!(written, [Ok(()), Err(CrmError::NotFound), Ok(())]);
+    let request = &salesforce.received()[0];
+    assert_eq!(
+        (request.method.as_str(), request.path.as_str()),
+        ("PATCH", "/services/data/v62.0/composite/sobjects")
+    );
+    assert_eq!(request.json()["allOrNone"], false);
+    let record = &request.json()["records"][0];
+    assert_eq!(record["attributes"]["type"], "Opportunity");
+}
+
+#[tokio::test]
+async fn a_field_that_is_not_there_stops_everything_at_once() {
+    let receiver = Receiver::with(|_| {
+        let error = json!({ "code": "PROPERTY_DOESNT_EXIST", "message": "no dealrank_score" });
+        let body = json!({ "message": "Property values were not valid", "errors": [error] });
+        Reply::json(400, &body)
+    });
+    let updates = [update("1", json!({})), update("2", json!({}))];
+    let error = crm(CrmKind::HubSpot, &receiver)
+        .write(&updates)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, CrmError::Misconfigured(_)), "{error:?}");
+    assert_eq!(receiver.received().len(), 1);
+}
+
+/// The updates that arrived, by deal, in order.
+fn updates(requests: &[Received]) -> BTreeMap<String, Vec<Value>> {
+    let mut updates: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for request in requests
+        .iter()
+        .filter(|r| r.path.ends_with("/batch/update"))
+    {
+        for input in request.json()["inputs"].as_array().unwrap() {
+            let id = input["id"].as_str().unwrap().to_owned();
+            updates
+                .entry(id)
+                .or_default()
+                .push(input["properties"].clone());
+        }
+    }
+    updates
+}
+
+fn hubspot() -> Receiver {
+    Receiver::with(|_| Reply::json(200, &json!({ "status": "COMPLETE", "results": [] })))
+}
+
+async fn set_amount(service: &Service, id: &str, amount: u32) {
+    let change = json!({ "amount": amount });
+    let path = format!("/v1/deals/{id}");
+    service.send(Method::PATCH, &path, &change).await.ok(200);
+}
+
+#[tokio::test]
+async fn scores_are_written_in_batches_and_only_when_they_moved() {
+    let receiver = hubspot();
+    let text = settings(CrmKind::HubSpot, receiver.base(), true);
+    let mut service = Service::with_settings(&text);
+    let deals: Vec<Value> = (1000..1250).map(|id| deal(&id.to_string())).collect();
+    service.import_documents(&deals).await;
+    service.train().await;
+    // The first model is a model like any other: all deals of the CRM are written.
+    let requests = receiver
+        .until("all deals", |requests| updates(requests).len() == 250)
+        .await;
+    let sizes: Vec<usize> = requests
+        .iter()
+        .map(|request| request.json()["inputs"].as_array().unwrap().len())
+        .collect();
+    assert_eq!(sizes.iter().max(), Some(&100), "{sizes:?}");
+    assert!(sizes.len() <= 4, "{sizes:?}");
+    let score = service.get("/v1/deals/1000").await.ok(200)["score"].clone();
+    let written = updates(&requests)["1000"][0].clone();
+    assert_eq!(written["dealrank_grade"], score["grade"]);
+    assert_eq!(written["dealrank_score"], score["score"].to_string());
+    assert_eq!(
+        written["dealrank_expected_value"]
+            .as_str()
+            .unwrap()
+            .parse::<f64>()
+            .unwrap(),
+        score["expected_value"].as_f64().unwrap()
+    );
+    let reasons = written["dealrank_reasons"].as_str().unwrap();
+    assert!(!reasons.is_empty() && reasons.chars().count() <= 255);
+
+    // Less than the step, then more, then a restart; deals of others are nobody's business here.
+    set_amount(&service, "1000", 1001).await;
+    set_amount(&service, "1001", 2000).await;
+    service
+        .put("/v1/deals/not-of-hubspot", &deal("not-of-hubspot"))
+        .await
+        .ok(201);
+    service.crash_and_restart();
+    set_amount(&service, "1002", 3000).await;
+    let requests = receiver
+        .until("the two that moved", |requests| {
+            let updates = updates(requests);
+            updates["1001"].len() == 2 && updates["1002"].len() == 2
+        })
+        .await;
+    let updates = updates(&requests);
+    assert_eq!(updates["1000"].len(), 1, "{:?}", updates["1000"]);
+    assert_eq!(updates.len(), 250);
+    // Small steps add up.
+    set_amount(&service, "1000", 1040).await;
+    set_amount(&service, "1000", 1080).await;
+    receiver
+        .until("the sum of small steps", |r| {
+            self::updates(r)["1000"].len() == 2
+        })
+        .await;
+    assert!(!service.log().contains(TOKEN));
+}
+
+#[tokio::test]
+async fn a_crm_that_is_away_gets_the_last_score_when_it_is_back() {
+    let receiver = hubspot();
+    let text = settings(CrmKind::HubSpot, receiver.base(), true);
+    let service = Service::with_settings(&text);
+    service.put("/v1/deals/500", &deal("500")).await.ok(201);
+    service.train().await;
+    receiver
+        .until("the deal", |r| updates(r).contains_key("500"))
+        .await;
+    receiver.answer(|_| Reply::json(403, &json!({ "message": "no scope" })));
+    let before = receiver.received().len();
+    for amount in [2000, 4000, 8000, 16000] {
+        set_amount(&service, "500", amount).await;
+    }
+    receiver.count(before + 1).await;
+    receiver.answer(|_| Reply::json(200, &json!({ "results": [] })));
+    let score = service.get("/v1/deals/500").await.ok(200)["score"].clone();
+    let value = score["expected_value"].as_f64().unwrap();
+    receiver
+        .until("the last score", |requests| {
+            let updates = updates(requests);
+            let last = updates["500"].last().unwrap()["dealrank_expected_value"].as_str();
+            last.unwrap().parse::<f64>().unwrap() == value
+        })
+        .await;
+    assert!(service.log().contains("no scope"));
+}
