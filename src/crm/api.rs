@@ -1,4 +1,4 @@
-//! What the clients have in common: every request carries the token, keeps to the rate limit, and is
+//! What the clients have in common: every request says who asks, keeps to the rate limit, and is
 //! patient with what passes.
 
 use std::sync::Arc;
@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use jiff::Timestamp;
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::HeaderMap;
 use reqwest::{Client, Method, RequestBuilder, StatusCode, Url, redirect};
 use serde_json::Value;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 
+use super::access::Access;
 use super::{CrmError, CrmKind, CrmSettings};
 use crate::error::Result;
 use crate::outbound::retry_after;
@@ -37,6 +38,7 @@ pub(super) struct Api {
 
 #[derive(Debug)]
 struct Shared {
+    access: Access,
     /// Requests under way at once.
     places: Semaphore,
     /// Nobody asks before.
@@ -54,21 +56,7 @@ impl Api {
     pub fn new(kind: CrmKind, settings: &CrmSettings) -> Result<Self> {
         crate::tls::install_provider();
         let named = || format!("crm.{}", kind.as_str());
-        let (name, value) = match kind {
-            CrmKind::HubSpot | CrmKind::Salesforce => {
-                (AUTHORIZATION, format!("Bearer {}", settings.token.reveal()))
-            }
-            CrmKind::Pipedrive => (
-                HeaderName::from_static("x-api-token"),
-                settings.token.reveal().to_owned(),
-            ),
-        };
-        // Its own error would show the token.
-        let mut value = HeaderValue::from_str(&value)
-            .map_err(|_| anyhow::anyhow!("{}.token has characters that no token has", named()))?;
-        value.set_sensitive(true);
         let client = Client::builder()
-            .default_headers(HeaderMap::from_iter([(name, value)]))
             // The token goes to the CRM and nowhere else.
             .redirect(redirect::Policy::none())
             .timeout(Duration::from_secs(settings.timeout_seconds))
@@ -82,11 +70,13 @@ impl Api {
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
+        let access = Access::new(kind, settings, &base)?;
         Ok(Self {
             kind,
             client,
             base,
             shared: Arc::new(Shared {
+                access,
                 places: Semaphore::new(settings.concurrency),
                 quiet_until: Mutex::default(),
             }),
@@ -123,9 +113,18 @@ impl Api {
     /// Sends until there is an answer that says something about the request itself.
     async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<Answer, CrmError> {
         let mut backoff = WAIT_FIRST;
+        let mut is_renewed = false;
         for tries_left in (0..self.tries).rev() {
             let error = match self.send_once(request()).await {
                 Ok(answer) => return Ok(answer),
+                Err(error @ CrmError::Misconfigured(_)) => {
+                    // A token has its time. Once is enough to see whether it was that.
+                    if is_renewed || tries_left == 0 || !self.shared.access.renew().await {
+                        return Err(error);
+                    }
+                    is_renewed = true;
+                    continue;
+                }
                 Err(error) if !error.is_passing() => return Err(error),
                 Err(error) => error,
             };
@@ -150,6 +149,7 @@ impl Api {
     async fn send_once(&self, request: RequestBuilder) -> Result<Answer, CrmError> {
         let _place = self.shared.places.acquire().await;
         self.wait_while_quiet().await?;
+        let request = self.shared.access.sign(&self.client, request).await?;
         let response = request
             .send()
             .await
@@ -242,7 +242,7 @@ pub(super) fn reason(status: StatusCode, body: &Value) -> String {
 }
 
 /// An answer within the limit, as JSON; null when it is none.
-async fn read(mut response: reqwest::Response) -> Result<Value, CrmError> {
+pub(super) async fn read(mut response: reqwest::Response) -> Result<Value, CrmError> {
     let mut bytes = Vec::new();
     loop {
         match response.chunk().await {
@@ -258,7 +258,7 @@ async fn read(mut response: reqwest::Response) -> Result<Value, CrmError> {
 }
 
 /// The innermost cause: the outer ones say no more than that a request failed, and name the address.
-fn explain(error: &reqwest::Error) -> String {
+pub(super) fn explain(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer within timeout_seconds".into();
     }

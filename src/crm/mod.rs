@@ -1,9 +1,10 @@
 //! Clients of the CRMs where deals live: a whole deal is read, scores are written into its fields.
 //!
-//! - `api`: what they have in common: a token, a base address, rate limits, patience.
+//! - `api`: what they have in common: a base address, rate limits, patience. `access`: by what they know us.
 //! - `hubspot`, `salesforce`, `pipedrive`: paths and shapes of each.
 //! - `settings`: the sections `[crm.*]`.
 
+mod access;
 mod api;
 mod hubspot;
 mod pipedrive;
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use self::api::Api;
-pub use self::settings::{CrmSettings, CrmsSettings, ScoreFields, Token, WriteBack};
+pub use self::settings::{CrmSettings, CrmsSettings, Login, ScoreFields, Token, WriteBack};
 use crate::error::Result;
 use crate::scoring::Score;
 

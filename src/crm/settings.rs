@@ -55,12 +55,22 @@ pub struct CrmSettings {
     /// As the CRM's paths have it.
     pub api_version: String,
     pub token: Token,
+    /// In place of the token: who asks the CRM for one. For Salesforce.
+    pub login: Option<Login>,
     /// Deals of this CRM have ids of ours that begin with it.
     pub id_prefix: String,
     pub concurrency: usize,
     pub timeout_seconds: u64,
     pub tries: u32,
     pub write_back: WriteBack,
+}
+
+/// An application of the CRM that gets its tokens by itself (OAuth 2, client credentials).
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Login {
+    pub client_id: String,
+    pub client_secret: Token,
 }
 
 /// Which scores go into the CRM.
@@ -100,7 +110,10 @@ impl CrmsSettings {
         for kind in CrmKind::ALL {
             let crm = self.of(kind);
             let wrong = |what: &str| Err(format!("crm.{}.{what}", kind.as_str()));
-            if crm.enabled && crm.token.is_empty() {
+            if crm.login.is_some() && kind != CrmKind::Salesforce {
+                return wrong("login is for Salesforce; this CRM has a token");
+            }
+            if crm.enabled && crm.token.is_empty() && crm.login.is_none() {
                 return wrong("token is needed where the CRM is enabled");
             }
             let is_url = reqwest::Url::parse(&crm.base_url)

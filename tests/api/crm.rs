@@ -140,6 +140,42 @@ async fn what_does_not_pass_is_not_tried_again() {
 }
 
 #[tokio::test]
+async fn an_application_asks_for_tokens_and_for_another_when_one_has_ended() {
+    let mut tokens = 0;
+    let receiver = Receiver::with(move |request| match request.path.as_str() {
+        "/services/oauth2/token" => {
+            tokens += 1;
+            Reply::json(200, &json!({ "access_token": format!("token-{tokens}") }))
+        }
+        _ if request.header("authorization") == "Bearer token-1" => Reply::json(
+            401,
+            &json!([{ "errorCode": "INVALID_SESSION_ID", "message": "Session expired" }]),
+        ),
+        _ => Reply::json(200, &json!({ "Id": "006000000000001AAA" })),
+    });
+    let text = settings(CrmKind::Salesforce, receiver.base(), false).replace(
+        &format!("token = \"{TOKEN}\""),
+        "login = { client_id = \"an app\", client_secret = \"s&cret\" }",
+    );
+    let file = Some(("dealrank.toml".into(), text));
+    let config = Config::from_layers(toml::Table::new(), file, []).unwrap();
+    assert!(!format!("{config:?}").contains("s&cret"));
+    let salesforce = Crm::of(CrmKind::Salesforce, &config.crm).unwrap().unwrap();
+    for _ in 0..2 {
+        salesforce.deal("006000000000001AAA", &[]).await.unwrap();
+    }
+    let paths: Vec<String> = receiver.received().into_iter().map(|r| r.path).collect();
+    let deal = "/services/data/v62.0/sobjects/Opportunity/006000000000001AAA";
+    let token = "/services/oauth2/token";
+    assert_eq!(paths, [token, deal, token, deal, deal]);
+    let form = String::from_utf8(receiver.received()[0].body.clone()).unwrap();
+    assert_eq!(
+        form,
+        "grant_type=client_credentials&client_id=an+app&client_secret=s%26cret"
+    );
+}
+
+#[tokio::test]
 async fn one_deal_that_is_refused_does_not_stop_the_others() {
     let hubspot = Receiver::with(|request| {
         let inputs = request.json()["inputs"].as_array().unwrap().clone();
