@@ -8,8 +8,9 @@ use crate::book::Book;
 use crate::config::{Config, ConfigArgs};
 use crate::domain::Currency;
 use crate::error::{Error, Result};
+use crate::outbound::{Receiver, Subscription};
 use crate::ranking::AcceleratorHealth;
-use crate::store::{StoreLocation, Which};
+use crate::store::{Store, StoreLocation, Which};
 
 const PAGE_DEALS: u32 = 1000;
 
@@ -118,9 +119,58 @@ async fn examine(settings: &ConfigArgs) -> Vec<Finding> {
             findings.push(redis(&book, &config).await);
             findings.push(model(&book).await);
             findings.push(rates(&book).await);
+            findings.push(outbound(book.store(), &config).await);
         }
     }
     findings
+}
+
+/// Whether those who want to be told are, and CRMs get their scores.
+async fn outbound(store: &Store, config: &Config) -> Finding {
+    match troubled_receivers(store, config).await {
+        Err(error) => {
+            let advice = "the store does not answer; see the check before";
+            Finding::bad("outbound", State::Failed, error.to_string(), advice)
+        }
+        Ok((detail, troubles)) if troubles.is_empty() => Finding::ok("outbound", detail),
+        Ok((detail, troubles)) => Finding::bad(
+            "outbound",
+            State::Warning,
+            format!("{detail}; {}", troubles.join("; ")),
+            "GET /v1/subscriptions/{id}/deliveries says why; for a CRM, the log does",
+        ),
+    }
+}
+
+async fn troubled_receivers(store: &Store, config: &Config) -> Result<(String, Vec<String>)> {
+    let (mut waiting, mut troubles) = (0, Vec::new());
+    let subscriptions = store.subscriptions().await?;
+    for subscription in &subscriptions {
+        waiting += store.backlog(&subscription.id).await?.pending;
+        troubles.extend(trouble(subscription, config));
+    }
+    let is_webhook = |s: &&Subscription| matches!(s.receiver, Receiver::Webhook(_));
+    let count = subscriptions.iter().filter(is_webhook).count();
+    let detail = format!("{count} subscriptions, {waiting} deliveries wait");
+    Ok((detail, troubles))
+}
+
+/// What is wrong with a receiver, if it has not been stopped on purpose.
+fn trouble(subscription: &Subscription, config: &Config) -> Option<String> {
+    let name = match &subscription.receiver {
+        Receiver::Webhook(_) => format!("subscription {}", subscription.id),
+        Receiver::WriteBack { crm, .. } => format!("write-back to {}", crm.as_str()),
+    };
+    match (&subscription.disabled, &subscription.receiver) {
+        // Those of CRMs follow the settings.
+        (Some(_), Receiver::WriteBack { .. }) => None,
+        (Some(disabled), _) => Some(format!("{name} is disabled: {}", disabled.reason)),
+        (None, _) if subscription.circuit.is_open(&config.outbound.circuit()) => {
+            let failures = subscription.circuit.failures_in_row;
+            Some(format!("{name} has failed {failures} times in a row"))
+        }
+        (None, _) => None,
+    }
 }
 
 /// Whether it is the store that cannot be opened, or what builds on it.

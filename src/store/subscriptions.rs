@@ -4,7 +4,7 @@ use anyhow::{Context, anyhow};
 use jiff::Timestamp;
 
 use super::engine::{Row, Sql, Tx};
-use super::{Store, current_seq, micros, timestamp};
+use super::{Store, micros, take_seqs, timestamp};
 use crate::crm::CrmKind;
 use crate::error::{Error, Result};
 use crate::outbound::patience::Circuit;
@@ -22,6 +22,8 @@ impl Store {
     /// `Conflict` when there are `max` already.
     pub(crate) async fn subscribe(&self, new: Subscription, max: u32) -> Result<Subscription> {
         let mut tx = self.writer.write().await?;
+        // Taken without a number, so that one process at a time counts.
+        let since_seq = take_seqs(&mut tx, 0).await?;
         let count: i64 = Sql::new("SELECT count(*) FROM subscriptions WHERE kind = 'webhook'")
             .scalar(&mut tx)
             .await?;
@@ -29,7 +31,6 @@ impl Store {
             let reason = format!("outbound.subscriptions_max: there are {max} already");
             return Err(Error::Conflict(reason));
         }
-        let since_seq = current_seq(&mut tx).await?;
         let new = Subscription { since_seq, ..new };
         insert(&mut tx, &new).await?;
         tx.commit().await?;
@@ -40,6 +41,8 @@ impl Store {
     /// written wholly once.
     pub(crate) async fn write_back_to(&self, crms: &[CrmKind], at: Timestamp) -> Result<()> {
         let mut tx = self.writer.write().await?;
+        // Taken without a number, since other processes may start at the same time.
+        let since_seq = take_seqs(&mut tx, 0).await?;
         for crm in CrmKind::ALL {
             let id = format!("write-back-{}", crm.as_str());
             if !crms.contains(&crm) {
@@ -55,7 +58,6 @@ impl Store {
                 .await?;
                 continue;
             }
-            let since_seq = current_seq(&mut tx).await?;
             let enabled = Sql::new(
                 "UPDATE subscriptions SET disabled_at = NULL, disabled_reason = NULL,
                         since_seq = $2, sweep = $3, failures_in_row = 0, paused_until = NULL
