@@ -209,7 +209,7 @@ impl DealsReader {
             Source::Ndjson(deals) => deals.next_row()?,
         };
         if let (Some(Ok(deal)), Some(events)) = (&mut row, &mut self.events) {
-            events.attach(deal);
+            events.attach(deal)?;
         }
         Ok(row)
     }

@@ -2,16 +2,17 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use csv::StringRecord;
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::Purpose;
 use super::document::{ACTIVITIES_MAX, HISTORY_MAX, check_text};
 use super::input::Input;
 use super::mapping::{EventMeaning, EventRule, Mapping};
 use super::reject::Reject;
+use super::spool::Spool;
 use super::table::Table;
 use super::values::{MoneyReader, TimeReader, shown};
 use crate::domain::deal::DEAL_FIELDS;
@@ -25,13 +26,11 @@ pub const EVENT_REJECTS_KEPT_MAX: usize = 100;
 pub const DEAL_EVENTS_MAX: usize = 9_999;
 const _: () = assert!(DEAL_EVENTS_MAX < HISTORY_MAX && DEAL_EVENTS_MAX < ACTIVITIES_MAX);
 
-/// All events of a file, by deal. Takes memory in proportion to the file, whatever its order.
+/// All events of a file, by deal, whatever its order; on disk, since there may be many.
 #[derive(Debug)]
 pub struct EventLog {
     file: String,
-    by_deal: HashMap<DealId, DealEvents>,
-    /// Texts that occur again and again, each kept once.
-    texts: HashMap<String, Arc<str>>,
+    by_deal: Spool,
     /// Whether the deals' own rows say how they ended.
     knows_outcome: bool,
     rejects: Vec<Reject>,
@@ -40,29 +39,23 @@ pub struct EventLog {
     contradictions: u64,
 }
 
-#[derive(Debug, Default)]
-struct DealEvents {
-    entries: Vec<Entry>,
-    is_attached: bool,
-}
-
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Entry {
     at: Timestamp,
     fact: Fact,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 enum Fact {
     Closed(Outcome),
     Change {
-        field: Arc<str>,
-        value: Option<Arc<str>>,
+        field: String,
+        value: Option<String>,
     },
     Activity {
-        kind: Arc<str>,
-        direction: Option<Arc<str>>,
-        outcome: Option<Arc<str>>,
+        kind: String,
+        direction: Option<String>,
+        outcome: Option<String>,
     },
 }
 
@@ -101,8 +94,7 @@ impl EventLog {
         let plan = EventsPlan::new(&table, mapping, purpose, now)?;
         let mut log = Self {
             file: table.name.clone(),
-            by_deal: HashMap::new(),
-            texts: HashMap::new(),
+            by_deal: Spool::new()?,
             knows_outcome: mapping.deal.outcome.is_some(),
             rejects: Vec::new(),
             rejected: 0,
@@ -113,14 +105,19 @@ impl EventLog {
             match row {
                 Err(reject) => log.reject(reject),
                 Ok((line, row)) => {
-                    if let Err((column, reason)) = log.take(&plan, &row) {
-                        let raw = row.into_byte_record();
-                        log.reject(Reject {
-                            line,
-                            column,
-                            reason,
-                            raw,
-                        });
+                    let taken = log.read_row(&plan, &row);
+                    match taken {
+                        Ok(None) => {}
+                        Ok(Some((id, entry))) => log.by_deal.push(&id, &entry)?,
+                        Err((column, reason)) => {
+                            let raw = row.into_byte_record();
+                            log.reject(Reject {
+                                line,
+                                column,
+                                reason,
+                                raw,
+                            });
+                        }
                     }
                 }
             }
@@ -135,11 +132,12 @@ impl EventLog {
         }
     }
 
-    fn take(
-        &mut self,
+    /// The event of a row, unless it is to be ignored; else the column and the reason why it is none.
+    fn read_row(
+        &self,
         plan: &EventsPlan,
         row: &StringRecord,
-    ) -> Result<(), (Option<String>, String)> {
+    ) -> Result<Option<(DealId, Entry)>, (Option<String>, String)> {
         let cell = |column: usize| row.get(column).unwrap_or_default().trim();
         let id =
             DealId::new(cell(plan.deal_id.1)).map_err(|e| (Some(plan.deal_id.0.clone()), e))?;
@@ -154,22 +152,19 @@ impl EventLog {
         check_text(kind.to_owned()).map_err(|e| (Some(plan.kind.0.clone()), e))?;
         let rule = plan.rules.iter().find(|rule| rule.matches(row, kind));
         let fact = match rule.map_or(EventMeaning::Activity, |rule| rule.rule.is) {
-            EventMeaning::Ignore => return Ok(()),
+            EventMeaning::Ignore => return Ok(None),
             EventMeaning::Won => Fact::Closed(Outcome::Won),
             EventMeaning::Lost => Fact::Closed(Outcome::Lost),
             EventMeaning::Activity => Fact::Activity {
-                kind: self.keep(kind),
-                direction: plan
-                    .direction
-                    .map(cell)
-                    .and_then(|text| self.keep_some(text)),
-                outcome: plan.outcome.map(cell).and_then(|text| self.keep_some(text)),
+                kind: kind.to_owned(),
+                direction: plan.direction.map(cell).and_then(some_text),
+                outcome: plan.outcome.map(cell).and_then(some_text),
             },
             EventMeaning::Stage => {
                 let value = rule.and_then(|rule| rule.value).map_or(kind, cell);
                 Fact::Change {
-                    field: self.keep("stage"),
-                    value: self.keep_some(value),
+                    field: "stage".to_owned(),
+                    value: some_text(value),
                 }
             }
             EventMeaning::Field => {
@@ -184,76 +179,60 @@ impl EventLog {
                     .field_value(field, value)
                     .map_err(|e| (Some(field.to_owned()), e))?;
                 Fact::Change {
-                    field: self.keep(field),
-                    value: self.keep_some(&value),
+                    field: field.to_owned(),
+                    value: some_text(&value),
                 }
             }
         };
         if matches!(fact, Fact::Closed(_)) && !plan.reads_outcomes {
-            return Ok(());
+            return Ok(None);
         }
-        let entries = &mut self.by_deal.entry(id).or_default().entries;
-        if entries.len() >= DEAL_EVENTS_MAX {
+        if self.by_deal.len_of(&id) >= DEAL_EVENTS_MAX {
             return Err((
                 None,
                 format!("a deal may have at most {DEAL_EVENTS_MAX} events"),
             ));
         }
-        entries.push(Entry { at, fact });
-        Ok(())
-    }
-
-    fn keep(&mut self, text: &str) -> Arc<str> {
-        if let Some(kept) = self.texts.get(text) {
-            return kept.clone();
-        }
-        let kept: Arc<str> = text.into();
-        self.texts.insert(text.to_owned(), kept.clone());
-        kept
-    }
-
-    fn keep_some(&mut self, text: &str) -> Option<Arc<str>> {
-        (!text.is_empty()).then(|| self.keep(text))
+        Ok(Some((id, Entry { at, fact })))
     }
 
     /// Gives a deal its history and activities; entries of the same time stay in the order of the
     /// file. The first event that decides closes the deal, unless its own row says when it closed or
     /// that it is open.
-    pub fn attach(&mut self, deal: &mut Deal) {
-        let Some(events) = self.by_deal.get_mut(&deal.id) else {
-            return;
-        };
-        events.is_attached = true;
+    ///
+    /// # Errors
+    /// When the events cannot be read back.
+    pub fn attach(&mut self, deal: &mut Deal) -> Result<()> {
+        let entries: Vec<Entry> = self.by_deal.read(&deal.id)?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let times: Vec<Timestamp> = entries.iter().map(|entry| entry.at).collect();
         // At most the entry of the present stage.
         let known = deal.history.clone();
         let mut closing: Option<(Timestamp, Outcome)> = None;
-        for Entry { at, fact } in &events.entries {
+        for Entry { at, fact } in entries {
             match fact {
                 Fact::Activity {
                     kind,
                     direction,
                     outcome,
                 } => deal.activities.push(Activity {
-                    at: *at,
-                    kind: kind.to_string(),
-                    direction: direction.as_deref().map(str::to_owned),
-                    outcome: outcome.as_deref().map(str::to_owned),
+                    at,
+                    kind,
+                    direction,
+                    outcome,
                 }),
                 Fact::Change { field, value } => {
-                    let text = |value: &Arc<str>| AttributeValue::Text(value.to_string());
-                    let value = value.as_ref().map_or(AttributeValue::Null, text);
-                    let change = FieldChange {
-                        at: *at,
-                        field: field.to_string(),
-                        value,
-                    };
+                    let value = value.map_or(AttributeValue::Null, AttributeValue::Text);
+                    let change = FieldChange { at, field, value };
                     if !known.contains(&change) {
                         deal.history.push(change);
                     }
                 }
                 Fact::Closed(outcome) => {
-                    if closing.is_none_or(|(first, _)| *at < first) {
-                        closing = Some((*at, *outcome));
+                    if closing.is_none_or(|(first, _)| at < first) {
+                        closing = Some((at, outcome));
                     }
                 }
             }
@@ -274,9 +253,10 @@ impl EventLog {
             _ => {}
         }
         if let Some(closed_at) = deal.closed_at {
-            let later = events.entries.iter().filter(|entry| entry.at > closed_at);
+            let later = times.iter().filter(|at| **at > closed_at);
             self.after_closing += later.count() as u64;
         }
+        Ok(())
     }
 
     /// Rows of the events file that could not be taken: the first ones, and how many.
@@ -290,11 +270,7 @@ impl EventLog {
 
     /// What to tell, once every deal has been attached.
     pub fn notices(&self) -> Vec<String> {
-        let strangers = self
-            .by_deal
-            .values()
-            .filter(|events| !events.is_attached)
-            .count();
+        let strangers = self.by_deal.unread();
         let counts = [
             (self.rejected, "rows could not be taken"),
             (
@@ -329,6 +305,10 @@ impl EventLog {
         }
         notices
     }
+}
+
+fn some_text(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 /// Fields that the deal's own row does not tell have the value of their last change.
@@ -508,7 +488,7 @@ value = "value"
 
     fn attached(log: &mut EventLog) -> Deal {
         let mut deal = Deal::new(DealId::new("1").unwrap());
-        log.attach(&mut deal);
+        log.attach(&mut deal).unwrap();
         deal
     }
 
@@ -529,7 +509,7 @@ value = "value"
         assert_eq!(deal.outcome, Outcome::Won, "the first to decide");
         assert_eq!(deal.closed_at.unwrap().to_string(), "2026-02-01T00:00:00Z");
         let mut other = Deal::new(DealId::new("2").unwrap());
-        log.attach(&mut other);
+        log.attach(&mut other).unwrap();
         assert_eq!(other.activities[0].direction.as_deref(), Some("outbound"));
         let notices = log.notices().join("\n");
         for said in [
@@ -565,7 +545,7 @@ value = "value"
         };
         lost.closed_at = Some("2026-01-04T00:00:00Z".parse().unwrap());
         let before = lost.closed_at;
-        log.attach(&mut lost);
+        log.attach(&mut lost).unwrap();
         assert_eq!((lost.outcome, lost.closed_at), (Outcome::Lost, before));
     }
 

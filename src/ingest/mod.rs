@@ -17,6 +17,7 @@ mod join;
 pub mod mapping;
 mod ndjson;
 pub mod reject;
+mod spool;
 mod table;
 pub(crate) mod values;
 

@@ -1,6 +1,8 @@
 //! Bringing a file of deals into the store.
 
+use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
+use std::hash::BuildHasher;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -163,7 +165,9 @@ struct Reading {
     reader: DealsReader,
     rejects: RejectsWriter,
     is_strict: bool,
-    seen: HashSet<DealId>,
+    /// Hashes of all ids so far: eight bytes a deal, however many come.
+    seen: HashSet<u64>,
+    hasher: RandomState,
     chunk: Vec<Deal>,
     /// Where in the chunk a deal is.
     places: HashMap<DealId, usize>,
@@ -187,6 +191,7 @@ impl Reading {
             rejects: RejectsWriter::new(rejects_path, reader.headers()),
             is_strict: task.is_strict,
             seen: HashSet::new(),
+            hasher: RandomState::new(),
             chunk: Vec::new(),
             places: HashMap::new(),
             report: ImportReport {
@@ -248,7 +253,7 @@ impl Reading {
 
     /// The last row of an id counts.
     fn take(&mut self, deal: Deal) {
-        if !self.seen.insert(deal.id.clone()) {
+        if !self.seen.insert(self.hasher.hash_one(&deal.id)) {
             self.report.duplicates += 1;
         }
         match self.places.get(&deal.id) {
