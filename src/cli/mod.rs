@@ -3,6 +3,7 @@
 //! Results go to standard output, messages to standard error. Exit codes: 0 done, 1 failed,
 //! 2 bad usage or input.
 
+mod backup;
 mod bar;
 mod doctor;
 mod evaluate;
@@ -10,6 +11,7 @@ mod export;
 mod files;
 mod healthcheck;
 mod import;
+mod migrate;
 mod models;
 mod recalibrate;
 mod report;
@@ -40,6 +42,12 @@ enum Command {
     Import(import::Args),
     /// Write deals, a queue or a model
     Export(export::Args),
+    /// Copy the embedded store to a file, also while it is served
+    Backup(backup::BackupArgs),
+    /// Take a copy as the embedded store
+    Restore(backup::RestoreArgs),
+    /// Move everything of the embedded store to an empty PostgreSQL
+    Migrate(migrate::Args),
     /// List, show and activate models
     Models(models::Args),
     /// Look at settings, store, Redis, model and rates, and say what to do
@@ -66,6 +74,9 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(*args),
         Command::Import(args) => import::run(args),
         Command::Export(args) => export::run(args),
+        Command::Backup(args) => backup::run_backup(args),
+        Command::Restore(args) => backup::run_restore(args),
+        Command::Migrate(args) => migrate::run(args),
         Command::Models(args) => models::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Healthcheck(args) => healthcheck::run(args),

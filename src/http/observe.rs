@@ -96,14 +96,14 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-/// Answers of libraries that are errors without a document get one.
+/// Answers of libraries that are errors without a document get one. Our own are problems, or say in JSON
+/// how things stand, as `/readyz` does.
 fn documented(response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();
-    let is_documented = response
-        .headers()
-        .get(CONTENT_TYPE)
-        .is_some_and(|kind| kind.as_bytes() == problem::MEDIA_TYPE.as_bytes());
+    let is_documented = response.headers().get(CONTENT_TYPE).is_some_and(|kind| {
+        [problem::MEDIA_TYPE.as_bytes(), b"application/json"].contains(&kind.as_bytes())
+    });
     if !is_error || is_documented {
         return response;
     }

@@ -71,7 +71,8 @@ impl Store {
         let rows = sql.unkept().fetch_all(&mut tx).await?;
         let rows = rows
             .iter()
-            .map(|row| Ok((row.get("rank")?, ranking_row(row)?)))
+            // PostgreSQL has a zero below zero, SQLite has none.
+            .map(|row| Ok((row.get::<f64>("rank")? + 0.0, ranking_row(row)?)))
             .collect::<Result<_>>()?;
         Ok(StorePage {
             generation,

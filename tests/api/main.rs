@@ -3,9 +3,11 @@
 mod bad_input;
 mod crm;
 mod deals;
+mod durability;
 mod files;
 mod ingest;
 mod jobs;
+mod moving;
 mod operations;
 mod outbound;
 mod over_time;

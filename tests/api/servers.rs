@@ -4,7 +4,8 @@
 //! - `DEALRANK_TEST_STORE`: `sqlite` (the default) or `postgres`;
 //! - `DEALRANK_TEST_CACHE`: `none` (the default) or `redis`.
 //!
-//! Tests about the embedded store itself are named `embedded_...`; elsewhere they are left out.
+//! Tests about one of the stores itself are named `embedded_...` or `shared_...`; where the suite runs on
+//! the other one, they are left out.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
@@ -70,13 +71,18 @@ pub struct TestStore(pub StoreLocation);
 impl TestStore {
     /// The one that `dealrank` uses when it runs in `folder`; always the same for the same folder.
     pub fn of(folder: &Path) -> Self {
-        if !is_on_postgres() {
-            return Self(StoreLocation::File(folder.join("var/dealrank.sqlite")));
-        }
-        static STORES: LazyLock<Mutex<HashMap<PathBuf, TestStore>>> = LazyLock::new(Mutex::default);
         let mut stores = STORES.lock().unwrap();
         let store = stores.entry(folder.into());
-        store.or_insert_with(|| POSTGRES.new_store()).clone()
+        let new_store = || match is_on_postgres() {
+            true => POSTGRES.new_store(),
+            false => Self(StoreLocation::File(folder.join("var/dealrank.sqlite"))),
+        };
+        store.or_insert_with(new_store).clone()
+    }
+
+    /// Makes this the store of `folder`, whatever the suite runs on.
+    pub fn belong_to(self, folder: &Path) {
+        STORES.lock().unwrap().insert(folder.into(), self);
     }
 
     pub async fn open(&self) -> Store {
@@ -143,7 +149,8 @@ pub fn environment(folder: &Path) -> Vec<(&'static str, String)> {
     environment
 }
 
-static POSTGRES: LazyLock<Postgres> = LazyLock::new(Postgres::start);
+static STORES: LazyLock<Mutex<HashMap<PathBuf, TestStore>>> = LazyLock::new(Mutex::default);
+pub static POSTGRES: LazyLock<Postgres> = LazyLock::new(Postgres::start);
 static REDIS: LazyLock<Redis> = LazyLock::new(|| blocking(async || Redis::start().await));
 
 /// Runs something on a thread and a runtime of its own: what all tests share belongs to none of theirs.
@@ -169,17 +176,20 @@ pub struct Server {
 }
 
 impl Server {
+    /// The folder goes once the server has ended well, which it does when we have ended.
     const SHELL: &str = r#"
         exec 3<&0 2>/dev/null
+        folder=$1; shift
         "$@" </dev/null >/dev/null 2>&1 3<&- & server=$!
         echo $server
         { read -r _ <&3; kill -INT $server; } & watch=$!
-        wait $server
+        wait $server && rm -rf "$folder"
         kill $watch"#;
 
-    pub fn start(command: &[&str]) -> Self {
+    pub fn start(folder: &Path, command: &[&str]) -> Self {
         let mut shell = Command::new("sh")
             .args(["-c", Self::SHELL, "sh"])
+            .arg(folder)
             .args(command)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -249,8 +259,8 @@ impl Redis {
     }
 
     fn spawn(port: u16, folder: &TempDir) -> Server {
-        let (port, folder) = (port.to_string(), folder.path().to_str().unwrap());
-        Server::start(&[
+        let (port, dir) = (port.to_string(), folder.path().to_str().unwrap());
+        let command = [
             "redis-server",
             "--port",
             &port,
@@ -261,8 +271,9 @@ impl Redis {
             "--appendonly",
             "no",
             "--dir",
-            folder,
-        ])
+            dir,
+        ];
+        Server::start(folder.path(), &command)
     }
 
     /// Whether the server comes up, and not another one on its port.
@@ -389,11 +400,15 @@ impl Postgres {
             "listen_addresses=127.0.0.1",
             "unix_socket_directories=",
             "shared_buffers=64MB",
+            "max_wal_size=256MB",
             CONNECTIONS_OF_SERVER,
         ] {
             command.extend(["-c".to_owned(), setting.to_owned()]);
         }
-        Server::start(&command.iter().map(String::as_str).collect::<Vec<_>>())
+        Server::start(
+            folder,
+            &command.iter().map(String::as_str).collect::<Vec<_>>(),
+        )
     }
 
     /// Waits until the server says so in its file; false if it ended.
@@ -460,13 +475,38 @@ impl Postgres {
             self.url(&database).parse().unwrap(),
         ))
     }
+    /// A database in which nothing is.
+    pub fn new_empty(&self) -> TestStore {
+        let number = self.databases.fetch_add(1, Ordering::Relaxed);
+        let database = format!("empty_{number}");
+        self.create(&database, "template0");
+        TestStore(StoreLocation::Postgres(
+            self.url(&database).parse().unwrap(),
+        ))
+    }
+
+    pub fn kill(&mut self) {
+        self.server.kill();
+    }
+
+    /// Tries until it succeeds: processes of the server before may still be ending.
+    pub fn restart(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.server = Self::spawn(self.port, &self.folder);
+            if self.is_ready() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "PostgreSQL did not come back");
+        }
+    }
 }
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        // Before the folder goes.
         drop(self.server.shell.stdin.take());
         let _ = self.server.shell.wait();
+        // Where the server did not end well.
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }

@@ -92,6 +92,17 @@ impl Service {
     pub fn with_settings(toml: &str) -> Self {
         let dir = TempDir::new().unwrap();
         std::fs::write(dir.path().join("dealrank.toml"), toml).unwrap();
+        Self::in_dir(dir)
+    }
+
+    /// On a store of the test's own.
+    pub fn on(store: TestStore) -> Self {
+        let dir = TempDir::new().unwrap();
+        store.belong_to(dir.path());
+        Self::in_dir(dir)
+    }
+
+    fn in_dir(dir: TempDir) -> Self {
         let (child, base) = spawn(dir.path(), &[]);
         let client = Client::new();
         Self {
@@ -129,9 +140,15 @@ impl Service {
 
     /// Kills the process where it stands and starts another on the same data.
     pub fn crash_and_restart(&mut self) {
-        self.child.kill().unwrap();
+        let _ = self.child.kill();
         self.child.wait().unwrap();
         (self.child, self.base) = spawn(self.dir.path(), &[]);
+    }
+
+    /// Kills the process where it stands.
+    pub fn stop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Waits until the process has ended by itself.
