@@ -45,6 +45,9 @@ struct Entry {
     fact: Fact,
 }
 
+/// The column that cannot be meant, and why.
+type Refusal = (Option<String>, String);
+
 #[derive(Debug, Serialize, Deserialize)]
 enum Fact {
     Closed(Outcome),
@@ -137,7 +140,7 @@ impl EventLog {
         &self,
         plan: &EventsPlan,
         row: &StringRecord,
-    ) -> Result<Option<(DealId, Entry)>, (Option<String>, String)> {
+    ) -> Result<Option<(DealId, Entry)>, Refusal> {
         let cell = |column: usize| row.get(column).unwrap_or_default().trim();
         let id =
             DealId::new(cell(plan.deal_id.1)).map_err(|e| (Some(plan.deal_id.0.clone()), e))?;
