@@ -6,7 +6,7 @@ use anyhow::Context;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::healing::{CHUNK_AMENDED, OpenJournal};
+use super::healing::CHUNK_AMENDED;
 use super::writing::{CHUNK_DEALS, Intent, Wish, finish, standing};
 use super::{Active, Book, Inner, challenging};
 use crate::domain::DealId;
@@ -85,23 +85,19 @@ impl Book {
             scorer,
             at,
             cause,
-            journal: OpenJournal::new(inner),
+            seq: inner.store.moment().await?.seq,
         };
         let scored = inner.score_all(&next, on_progress).await?;
         let mut draft = inner.accelerator.draft(generation).await;
         inner.fill(&mut draft, generation, i64::MAX).await?;
         for _ in 0..ROUNDS_MAX {
-            let touched = next.journal.take();
-            inner.catch_up(&next, &mut draft, &touched).await?;
-            if touched.len() <= LAST_ROUND_DEALS {
+            if inner.catch_up(&mut next, &mut draft).await? <= LAST_ROUND_DEALS {
                 break;
             }
         }
         let inner = inner.clone();
         finish(async move {
             let swapped = inner.swap(&mut next, draft).await;
-            // In this order: whoever builds next opens the journal anew.
-            drop(next);
             drop(building);
             swapped
         })
@@ -164,11 +160,12 @@ struct NextGeneration {
     scorer: Scorer,
     at: Timestamp,
     cause: ActivationCause,
-    journal: OpenJournal,
+    /// Deals that were written up to this number of the global sequence are scored.
+    seq: i64,
 }
 
 impl Inner {
-    /// Scores all open deals, a chunk at a time; those written meanwhile are in the journal.
+    /// Scores all open deals, a chunk at a time; those written meanwhile have to be scored again.
     async fn score_all(&self, next: &NextGeneration, on_progress: OnProgress<'_>) -> Result<u64> {
         let total = self.store.count_deals(Which::Open).await?;
         let mut scored = 0;
@@ -196,13 +193,9 @@ impl Inner {
         }
     }
 
-    /// Scores again what was written since it was read.
-    async fn catch_up(
-        &self,
-        next: &NextGeneration,
-        draft: &mut Draft,
-        touched: &[DealId],
-    ) -> Result<()> {
+    /// Scores again what was written since it was read; answers with how many deals that were.
+    async fn catch_up(&self, next: &mut NextGeneration, draft: &mut Draft) -> Result<usize> {
+        let (touched, seq) = self.store.touched_since(next.seq).await?;
         for ids in touched.chunks(CHUNK_AMENDED) {
             let deals = self.store.deals_of(ids).await?;
             let standings = self.standings(next, deals).await?;
@@ -212,7 +205,8 @@ impl Inner {
             let members = standings.iter().map(Member::of).collect();
             self.accelerator.amend(draft, ids, members).await;
         }
-        Ok(())
+        next.seq = seq;
+        Ok(touched.len())
     }
 
     async fn standings(
@@ -237,12 +231,15 @@ impl Inner {
     async fn swap(&self, next: &mut NextGeneration, mut draft: Draft) -> Result<()> {
         let _gate = self.gate.write().await;
         let _order = self.order.lock().await;
-        let touched = next.journal.take();
-        self.catch_up(next, &mut draft, &touched).await?;
+        self.catch_up(next, &mut draft).await?;
         let generation = next.generation;
         let activated = self
             .store
             .activate_generation(generation, next.at, next.cause);
+        if let Some(redis) = self.accelerator.in_redis() {
+            // Between the store and Redis nobody else has to mend anything.
+            redis.claim_building(true).await;
+        }
         let seq = activated.await?;
         self.accelerator.publish(draft, generation, seq).await;
         *self.active.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(Active {

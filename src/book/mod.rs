@@ -7,7 +7,7 @@
 //! - `challenging`: the model that waits, and its shadow scores.
 //! - `replay`: a deal as it was, from the log of what was received.
 //! - `paging`: pages of a ranking, from the accelerator or from the store.
-//! - `healing`: fills the accelerator from the store.
+//! - `healing`: fills the accelerator from the store, and lets it catch up with it.
 
 mod activation;
 mod challenging;
@@ -25,7 +25,6 @@ use tokio::sync::{Mutex, RwLock};
 
 pub use self::activation::{Activated, Refreshed};
 pub use self::challenging::Shadow;
-use self::healing::Journal;
 use self::locks::DealLocks;
 pub use self::paging::RETIRED_CURSOR_MINUTES;
 pub use self::replay::replay;
@@ -80,7 +79,6 @@ struct Inner {
     active: std::sync::RwLock<Option<Arc<Active>>>,
     /// Scores open deals unseen, beside the champion.
     challenger: std::sync::RwLock<Option<Scorer>>,
-    journal: Journal,
 }
 
 /// The champion, and the generation whose ranking it made.
@@ -140,6 +138,8 @@ pub struct Imported {
 pub struct BookHealth {
     pub is_store_up: bool,
     pub redis: AcceleratorHealth,
+    /// Whether Redis is a cluster; `None` without Redis.
+    pub is_redis_cluster: Option<bool>,
     /// How often Redis has gone out since the start; the log tells of each once.
     pub redis_outages: u64,
     /// When the ranking was last built from the store; `None` before the first time.
@@ -184,7 +184,6 @@ impl Book {
             order: Mutex::default(),
             active: std::sync::RwLock::new(active),
             challenger: std::sync::RwLock::new(challenger),
-            journal: Journal::default(),
         });
         healing::start(&inner).await?;
         Ok(Self { inner })
@@ -235,21 +234,25 @@ impl Book {
     /// # Errors
     /// `NotFound`.
     pub async fn score(&self, id: &DealId) -> Result<Option<Score>> {
-        if let Some(active) = self.inner.active() {
-            let version = &active.scorer.model().version;
-            if let Some(score) = self.inner.accelerator.cached_score(version, id).await {
-                return Ok(Some(score));
-            }
+        let (store, accelerator) = (&self.inner.store, &self.inner.accelerator);
+        let number = store.score_number(id).await?;
+        let Some(number) = number.ok_or_else(|| no_deal(id))? else {
+            return Ok(None);
+        };
+        if let Some(score) = accelerator.cached_score(id, number).await {
+            return Ok(Some(score));
         }
-        // No write and no swap may come between reading and caching, or the cache would keep what was
-        // before.
-        let _lock = self.inner.deals.lock([id]).await;
-        let _gate = self.inner.gate.read().await;
-        let score = self.deal(id).await?.score;
-        if let Some(score) = &score {
-            self.inner.accelerator.cache_score(score.clone()).await;
+        let Some(score) = store.score_numbered(number).await? else {
+            // It has just ended, with all that the ledger had of it.
+            return Ok(self.deal(id).await?.score);
+        };
+        accelerator.cache_score(number, score.clone()).await;
+        if store.score_number(id).await?.is_none() {
+            // Erased in between: of such a deal nothing stays in a cache.
+            accelerator.forget(id).await;
+            return Err(no_deal(id));
         }
-        Ok(score)
+        Ok(Some(score))
     }
 
     /// The history of a deal's score, newest first, from entries before `before`.
@@ -278,6 +281,7 @@ impl Book {
         BookHealth {
             is_store_up: self.inner.store.ping().await.is_ok(),
             redis: self.inner.accelerator.health(),
+            is_redis_cluster: self.inner.accelerator.is_cluster(),
             redis_outages: self.inner.accelerator.outages(),
             ranking_rebuilt_at: self.inner.accelerator.rebuilt_at(),
         }

@@ -14,7 +14,7 @@ use super::{Active, Appended, Book, Imported, Inner, ReceivedEvent, ScoredDeal, 
 use crate::domain::{Deal, DealId, Exchange, Snapshot};
 use crate::error::{Error, Result};
 use crate::ingest::document;
-use crate::ranking::{Change, DealSummary, Member, RankingRow};
+use crate::ranking::{Change, DealSummary, Member, Moment, RankingRow};
 use crate::scoring::Scorer;
 use crate::store::{Before, Commit, DealWrite, LoggedEvent, ScoreWrite};
 
@@ -310,11 +310,13 @@ impl Inner {
         else {
             return Ok(None);
         };
-        self.journal.note(writes.iter().map(|write| &write.deal.id));
+        let numbers: usize = writes.iter().map(|write| write.numbers()).sum();
+        let before = Moment {
+            generation: generation.unwrap_or(0),
+            seq: seq - numbers as i64,
+        };
         let changes: Vec<Change> = plans.iter().filter_map(|plan| plan.change()).collect();
-        if !changes.is_empty() {
-            self.accelerator.apply(seq, &changes).await;
-        }
+        self.follow(before, seq, &changes).await;
         let ids = writes.iter().map(|write| write.deal.id.clone());
         Ok(Some(ids.zip(revisions).collect()))
     }
@@ -344,13 +346,17 @@ impl Inner {
         let Commit::Done((), seq) = self.store.erase(id, generation, revision).await? else {
             return Ok(false);
         };
-        self.journal.note([id]);
+        let from = Moment {
+            generation: generation.unwrap_or(0),
+            seq: seq - 1,
+        };
         let change = Change {
             deal_id: id.clone(),
             before: before.standing.as_ref().map(Member::of),
             after: None,
         };
-        self.accelerator.apply(seq, &[change]).await;
+        self.follow(from, seq, &[change]).await;
+        self.accelerator.forget(id).await;
         Ok(true)
     }
 }

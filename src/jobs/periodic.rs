@@ -12,10 +12,13 @@ use crate::error::Result;
 
 /// A pause never lasts longer: someone may have trained meanwhile, and clocks are set.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Enough for what is kept for an hour.
+const FORGET_EVERY: Duration = Duration::from_secs(600);
 /// Enough for what is kept for days.
 const PRUNE_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) fn start(jobs: &Jobs, config: &Config) {
+    tokio::spawn(forget_erased(jobs.clone()));
     if config.refresh_minutes > 0 {
         let every = Duration::from_secs(config.refresh_minutes.saturating_mul(60));
         tokio::spawn(refresh(jobs.clone(), every));
@@ -88,6 +91,17 @@ fn until_due(last: Timestamp, every: SignedDuration, now: Timestamp) -> SignedDu
     every
         .saturating_sub(since)
         .clamp(SignedDuration::ZERO, every)
+}
+
+/// Forgets which deals were erased, once nobody has to follow any more.
+async fn forget_erased(jobs: Jobs) {
+    let mut ticks = tokio::time::interval(FORGET_EVERY);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = jobs.book.store().forget_erased().await {
+            tracing::warn!("could not forget which deals were erased: {error:#}");
+        }
+    }
 }
 
 /// Removes what is older than it is kept, at the start and then once a day.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::engine::{Row, Sql, Tx};
 use super::{
-    ShadowScore, Store, current_seq, generations, ledger, micros, outbox, shadow, take_seqs,
+    ShadowScore, Store, following, generations, ledger, micros, outbox, shadow, take_seqs,
     timestamp,
 };
 use crate::domain::{Deal, DealId};
@@ -108,6 +108,11 @@ pub(crate) enum ScoreWrite {
 }
 
 impl DealWrite {
+    /// How many numbers of the global sequence it takes.
+    pub fn numbers(&self) -> usize {
+        self.log.len().max(1)
+    }
+
     pub fn is_nothing(&self) -> bool {
         self.document.is_none() && self.log.is_empty() && matches!(self.score, ScoreWrite::Keep)
     }
@@ -253,7 +258,7 @@ impl Store {
         cause: &str,
     ) -> Result<Commit<Vec<i64>>> {
         let mut tx = self.writer.write().await?;
-        let count = writes.iter().map(|write| write.log.len().max(1)).sum();
+        let count = writes.iter().map(|write| write.numbers()).sum();
         let last_seq = take_seqs(&mut tx, count).await?;
         let known = writes
             .iter()
@@ -266,7 +271,7 @@ impl Store {
         let (mut standings, mut moved) = (Vec::new(), Vec::new());
         for write in writes {
             let first_seq = seq + 1;
-            seq += write.log.len().max(1) as i64;
+            seq += write.numbers() as i64;
             revisions.push(seq);
             if let Some(document) = &write.document {
                 upsert_deal(&mut tx, &write.deal, document, seq, write.at).await?;
@@ -321,13 +326,9 @@ impl Store {
             .bind(id.as_str())
             .execute(&mut tx)
             .await?;
+        following::note_erased(&mut tx, id, seq).await?;
         tx.commit().await?;
         Ok(Commit::Done((), seq))
-    }
-
-    pub(crate) async fn seq(&self) -> Result<i64> {
-        let mut tx = self.readers.read().await?;
-        current_seq(&mut tx).await
     }
 }
 

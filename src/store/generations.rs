@@ -5,13 +5,11 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 
 use super::engine::{Row, Sql, Tx};
-use super::{
-    ActivationCause, Store, activations, current_seq, ledger, micros, outbox, take_seqs, timestamp,
-};
+use super::{ActivationCause, Store, activations, ledger, micros, outbox, take_seqs, timestamp};
 use crate::domain::DealId;
 use crate::error::{Error, Result};
 use crate::outbound::Event;
-use crate::ranking::{Member, RankingRow};
+use crate::ranking::RankingRow;
 
 /// A generation that has been seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,19 +112,6 @@ impl Store {
         outbox::tell_model(&mut tx, seq, event).await?;
         tx.commit().await?;
         Ok(seq)
-    }
-
-    /// The present members among `ids`.
-    pub(crate) async fn members_of(&self, generation: i64, ids: &[DealId]) -> Result<Vec<Member>> {
-        let mut tx = self.readers.read().await?;
-        let rows = ledger::current_rows(&mut tx, generation, ids).await?;
-        Ok(rows.iter().map(Member::of).collect())
-    }
-
-    /// The active generation and the sequence, both of the same moment.
-    pub(crate) async fn position(&self) -> Result<(Option<Generation>, i64)> {
-        let mut tx = self.readers.read().await?;
-        Ok((active(&mut tx).await?, current_seq(&mut tx).await?))
     }
 }
 
