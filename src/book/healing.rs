@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::Inner;
 use crate::error::Result;
-use crate::ranking::{AcceleratorHealth, Change, Draft, Mark, Moment};
+use crate::progress::{OnProgress, Progress, silent};
+use crate::ranking::{Accelerator, AcceleratorHealth, Change, Draft, Mark, Moment};
+use crate::store::{Store, Which};
 
 /// Members read from the store at a time.
 const CHUNK_MEMBERS: u32 = 10_000;
@@ -20,7 +22,7 @@ const CATCH_UPS_MAX: u32 = 10;
 /// Fills the accelerator for the first time and leaves a task behind that looks after it.
 pub(super) async fn start(inner: &Arc<Inner>) -> Result<()> {
     let Some(redis) = inner.accelerator.in_redis() else {
-        return inner.rebuild().await;
+        return rebuild(&inner.store, &inner.accelerator, &silent).await;
     };
     redis.belong_to(inner.store.id());
     let bell = redis.bell();
@@ -70,7 +72,7 @@ impl Inner {
         let now = self.store.moment().await?;
         // What an earlier process left is not trusted by one that is alone: the store may have been
         // set back meanwhile, and have gone on from there.
-        let is_first = self.accelerator.rebuilt_at().is_none();
+        let is_first = !self.store.is_shared() && self.accelerator.rebuilt_at().is_none();
         if let Some(mark) = mark
             && !is_first
             && mark.moment.generation == now.generation
@@ -83,7 +85,7 @@ impl Inner {
             return Ok(false);
         }
         redis.distrust();
-        self.rebuild().await?;
+        rebuild(&self.store, &self.accelerator, &silent).await?;
         Ok(self.accelerator.health() == AcceleratorHealth::Up)
     }
 
@@ -128,29 +130,46 @@ impl Inner {
             redis.ring();
         }
     }
+}
 
-    /// Fills a new ranking from the ledger and makes it the live one.
-    pub(super) async fn rebuild(&self) -> Result<()> {
-        let Moment { generation, seq } = self.store.moment().await?;
-        let mut draft = self.accelerator.draft(generation).await;
-        self.fill(&mut draft, generation, seq).await?;
-        self.accelerator.publish(draft, generation, seq).await;
-        Ok(())
-    }
+/// Fills a new ranking from the ledger and makes it the live one.
+pub(super) async fn rebuild(
+    store: &Store,
+    accelerator: &Accelerator,
+    on_progress: OnProgress<'_>,
+) -> Result<()> {
+    let Moment { generation, seq } = store.moment().await?;
+    let mut draft = accelerator.draft(generation).await;
+    fill(store, accelerator, &mut draft, generation, seq, on_progress).await?;
+    accelerator.publish(draft, generation, seq).await;
+    Ok(())
+}
 
-    /// Adds a generation's members as of `seq` to a draft.
-    pub(super) async fn fill(&self, draft: &mut Draft, generation: i64, seq: i64) -> Result<()> {
-        let mut last = None;
-        loop {
-            let members = self
-                .store
-                .members(generation, seq, last.as_ref(), CHUNK_MEMBERS)
-                .await?;
-            match members.last() {
-                Some(member) => last = Some(member.clone()),
-                None => return Ok(()),
-            }
-            self.accelerator.fill(draft, members).await;
+/// Adds a generation's members as of `seq` to a draft.
+pub(super) async fn fill(
+    store: &Store,
+    accelerator: &Accelerator,
+    draft: &mut Draft,
+    generation: i64,
+    seq: i64,
+    on_progress: OnProgress<'_>,
+) -> Result<()> {
+    let total = store.count_deals(Which::Open).await?;
+    let (mut last, mut done) = (None, 0);
+    loop {
+        let members = store
+            .members(generation, seq, last.as_ref(), CHUNK_MEMBERS)
+            .await?;
+        match members.last() {
+            Some(member) => last = Some(member.clone()),
+            None => return Ok(()),
         }
+        done += members.len() as u64;
+        accelerator.fill(draft, members).await;
+        on_progress(Progress {
+            phase: "ranking",
+            done,
+            total: total.max(done),
+        });
     }
 }

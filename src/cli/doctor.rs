@@ -241,7 +241,7 @@ async fn redis(book: &Book, config: &Config) -> Finding {
 }
 
 async fn model(book: &Book) -> Finding {
-    if let Some(scorer) = book.scorer() {
+    if let Ok(Some(scorer)) = book.scorer().await {
         return Finding::ok("model", format!("{} is active", scorer.model().version));
     }
     match book.store().models().await {

@@ -19,5 +19,5 @@ pub(crate) use order::{Member, View};
 pub use query::{
     DealSummary, PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX, RankingPage, RankingQuery, RankingRow, Sort,
 };
-pub use redis::RedisSettings;
-pub(crate) use redis::{Gap, Mark};
+pub use redis::{CacheStatus, RedisSettings};
+pub(crate) use redis::{Gap, Mark, RedisRanking};

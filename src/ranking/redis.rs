@@ -33,6 +33,7 @@ mod connection;
 mod draft;
 mod keys;
 mod scripts;
+mod tending;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -46,6 +47,7 @@ use self::connection::{Connection, Server};
 pub(crate) use self::draft::RedisDraft;
 use self::keys::{Keys as KeyNames, generation_of, moves, name};
 use self::scripts::{ADVANCE, Call, KEEP_SCORE, PAGE};
+pub use self::tending::CacheStatus;
 use super::accelerator::{AcceleratorHealth, Change, Keys, Moment};
 use super::cursor::Position;
 use super::order::View;

@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::engine::{Row, Sql, Tx};
 use super::{
-    ShadowScore, Store, following, generations, ledger, micros, outbox, shadow, take_seqs,
+    Fence, ShadowScore, Store, following, generations, leases, ledger, micros, outbox, shadow,
+    take_seqs,
     timestamp,
 };
 use crate::domain::{Deal, DealId};
@@ -251,15 +252,20 @@ impl Store {
 
     /// Writes deals, what was received of them and their scores, all or nothing, if everything is still
     /// as it was when the writes were worked out.
+    ///
+    /// # Errors
+    /// `Conflict` when the lease under which they were worked out has changed hands.
     pub(crate) async fn commit(
         &self,
         writes: &[&DealWrite],
         generation: Option<i64>,
         cause: &str,
+        fence: Option<&Fence>,
     ) -> Result<Commit<Vec<i64>>> {
         let mut tx = self.writer.write().await?;
         let count = writes.iter().map(|write| write.numbers()).sum();
         let last_seq = take_seqs(&mut tx, count).await?;
+        leases::check(&mut tx, fence).await?;
         let known = writes
             .iter()
             .map(|write| (&write.deal.id, write.revision_before));
@@ -355,7 +361,7 @@ async fn is_as_planned(
     Ok(known.values().all(Option::is_none))
 }
 
-async fn stored_deals(tx: &mut Tx, ids: &[DealId]) -> Result<Vec<StoredDeal>> {
+pub(super) async fn stored_deals(tx: &mut Tx, ids: &[DealId]) -> Result<Vec<StoredDeal>> {
     let mut sql = Sql::new("SELECT document, revision, updated_at FROM deals WHERE id IN ");
     sql.push_list(ids.iter().map(DealId::as_str));
     let rows = sql.fetch_all(tx).await?;

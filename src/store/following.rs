@@ -183,11 +183,7 @@ async fn erased_since(tx: &mut Tx, seq: i64) -> Result<Vec<DealId>> {
 }
 
 /// Notes that a deal was erased, in the transaction that erases it.
-pub(super) async fn note_erased(
-    tx: &mut Tx,
-    id: &DealId,
-    seq: i64,
-) -> Result<()> {
+pub(super) async fn note_erased(tx: &mut Tx, id: &DealId, seq: i64) -> Result<()> {
     let now = Timestamp::now();
     forget_erased(tx, now).await?;
     Sql::new("INSERT INTO erased_deals (seq, deal_id, erased_at) VALUES ($1, $2, $3)")
@@ -201,11 +197,10 @@ pub(super) async fn note_erased(
 
 async fn forget_erased(tx: &mut Tx, now: Timestamp) -> Result<()> {
     let before = now.saturating_sub(ERASED_KEPT).unwrap_or(Timestamp::MIN);
-    let last: Option<i64> =
-        Sql::new("SELECT max(seq) FROM erased_deals WHERE erased_at < $1")
-            .bind(micros(before))
-            .scalar(&mut *tx)
-            .await?;
+    let last: Option<i64> = Sql::new("SELECT max(seq) FROM erased_deals WHERE erased_at < $1")
+        .bind(micros(before))
+        .scalar(&mut *tx)
+        .await?;
     let Some(last) = last else { return Ok(()) };
     Sql::new("DELETE FROM erased_deals WHERE seq <= $1")
         .bind(last)
