@@ -9,8 +9,7 @@ use serde_json::Value;
 use super::engine::{Row, Sql, Tx};
 use super::{
     Fence, ShadowScore, Store, following, generations, leases, ledger, micros, outbox, shadow,
-    take_seqs,
-    timestamp,
+    take_seqs, timestamp,
 };
 use crate::domain::{Deal, DealId};
 use crate::error::Result;

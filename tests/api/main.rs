@@ -1,11 +1,13 @@
 //! The suite at the edges: the command line and HTTP, with real servers on free ports.
 
 mod bad_input;
+mod cluster;
 mod crm;
 mod deals;
 mod files;
 mod ingest;
 mod jobs;
+mod nodes;
 mod operations;
 mod outbound;
 mod over_time;

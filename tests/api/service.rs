@@ -129,8 +129,18 @@ impl Service {
 
     /// Kills the process where it stands and starts another on the same data.
     pub fn crash_and_restart(&mut self) {
+        self.crash();
+        self.restart();
+    }
+
+    /// Kills the process where it stands.
+    pub fn crash(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Starts another process on the same data.
+    pub fn restart(&mut self) {
         (self.child, self.base) = spawn(self.dir.path(), &[]);
     }
 
