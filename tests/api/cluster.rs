@@ -204,12 +204,16 @@ impl Cluster {
     }
 
     async fn owner(&self, slot: u16) -> usize {
-        for (index, node) in self.nodes().enumerate() {
-            if node.owns(slot).await {
-                return index;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            for (index, node) in self.nodes().enumerate() {
+                if node.owns(slot).await {
+                    return index;
+                }
             }
+            assert!(Instant::now() < deadline, "nobody owns slot {slot}");
+            tokio::time::sleep(POLL).await;
         }
-        panic!("nobody owns slot {slot}");
     }
 
     fn node(&self, index: usize) -> &Node {
