@@ -9,15 +9,19 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
 use crate::error::Result;
 use crate::store::{Fence, Store};
 
 /// How long a lease lasts unless it is renewed: so long nobody does the work of a process that died.
 pub const LEASE_LASTS: Duration = Duration::from_secs(5);
-/// How often a lease is renewed, and how often others look whether it is free.
-const RENEWED_EVERY: Duration = Duration::from_secs(1);
+/// The same on the embedded store, which has one process at a time, and a disk that may rest.
+const EMBEDDED_LASTS: Duration = Duration::from_secs(600);
+/// How often a lease is renewed while it lasts.
+const RENEWALS: u32 = 5;
+/// How often the others look whether it is free.
+const LOOKED_EVERY: Duration = Duration::from_secs(1);
 /// How long before its end a lease is not relied upon any more.
 const MARGIN: Duration = Duration::from_millis(500);
 
@@ -84,21 +88,22 @@ impl Drop for Lease {
 }
 
 async fn compete(store: Store, name: String, holder: String, held: watch::Sender<Option<Fence>>) {
-    let mut ticks = tokio::time::interval(RENEWED_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let lasts = match store.is_shared() {
+        true => LEASE_LASTS,
+        false => EMBEDDED_LASTS,
+    };
     let mut until = Instant::now();
     loop {
-        ticks.tick().await;
         let asked_at = Instant::now();
         // An answer that comes later than this is of no use.
         let latest = match *held.borrow() {
             Some(_) => until,
-            None => asked_at + LEASE_LASTS - MARGIN,
+            None => asked_at + lasts - MARGIN,
         };
-        let asked = store.take_lease(&name, &holder, LEASE_LASTS);
+        let asked = store.take_lease(&name, &holder, lasts);
         let fence = match tokio::time::timeout_at(latest, asked).await {
             Ok(Ok(fence)) => {
-                until = asked_at + LEASE_LASTS - MARGIN;
+                until = asked_at + lasts - MARGIN;
                 fence
             }
             Ok(Err(error)) => {
@@ -112,5 +117,10 @@ async fn compete(store: Store, name: String, holder: String, held: watch::Sender
             *present = fence;
             is_changed
         });
+        let pause = match *held.borrow() {
+            Some(_) => lasts / RENEWALS,
+            None => LOOKED_EVERY,
+        };
+        tokio::time::sleep(pause).await;
     }
 }

@@ -85,9 +85,14 @@ impl Book {
         let inner = &self.inner;
         let scorer = self.scorer_of(version).await?;
         let building = inner.building.clone().lock_owned().await;
-        let lease = Lease::compete(inner.store.clone(), ACTIVATION, random_id());
+        let mut lease = None;
+        if inner.store.is_shared() {
+            let competing = Lease::compete(inner.store.clone(), ACTIVATION, random_id());
+            lease = Some((competing.acquired().await, competing));
+        }
+        let own_fence = lease.as_ref().map(|(fence, _)| fence.clone());
         let mut next = NextGeneration {
-            fences: [Some(lease.acquired().await), fence.cloned()],
+            fences: [own_fence, fence.cloned()],
             generation: inner.store.begin_generation(version).await?,
             scorer,
             at,
@@ -115,7 +120,9 @@ impl Book {
         let inner = inner.clone();
         finish(async move {
             let swapped = inner.swap(&next, draft).await;
-            if let Err(error) = lease.give_back().await {
+            if let Some((_, lease)) = lease
+                && let Err(error) = lease.give_back().await
+            {
                 tracing::debug!("the lease of an activation runs out: {error:#}");
             }
             drop(building);

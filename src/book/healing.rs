@@ -86,6 +86,10 @@ impl Inner {
         }
         redis.distrust();
         rebuild(&self.store, &self.accelerator, &silent).await?;
+        // What Redis may have kept of them while it could not be told.
+        for id in self.store.erased_lately().await? {
+            redis.forget(&id).await;
+        }
         Ok(self.accelerator.health() == AcceleratorHealth::Up)
     }
 

@@ -223,7 +223,11 @@ async fn store(book: &Book, config: &Config) -> Finding {
 
 async fn redis(book: &Book, config: &Config) -> Finding {
     let Some(url) = &config.redis_url else {
-        return Finding::ok("redis", "not configured: rankings are kept in process");
+        let place = match config.database_url {
+            Some(_) => "not configured: rankings are the store's own",
+            None => "not configured: rankings are kept in process",
+        };
+        return Finding::ok("redis", place);
     };
     // An address may carry a password.
     let place = url.rsplit('@').next().unwrap_or_default();

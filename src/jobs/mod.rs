@@ -90,8 +90,9 @@ pub struct Jobs {
     live: Live,
     /// Names this process.
     node: Arc<str>,
-    /// Says that this process lives, so that its jobs are not taken for interrupted.
-    _alive: Arc<Lease>,
+    /// Says that this process lives, so that its jobs are not taken for interrupted. Nobody else is on
+    /// an embedded store.
+    _alive: Option<Arc<Lease>>,
     leader: Arc<Lease>,
     leading: watch::Sender<bool>,
 }
@@ -139,8 +140,16 @@ impl Jobs {
     /// unfinished has failed; `gone` is one that is known to be.
     pub async fn start(book: Book, config: &Config, gone: Option<&str>) -> Result<Self> {
         let node: Arc<str> = random_id().into();
-        let alive = Lease::compete(book.store().clone(), node_lease(&node), &*node);
-        alive.acquired().await;
+        let store = book.store();
+        let alive = match store.is_shared() {
+            true => Some(Lease::compete(store.clone(), node_lease(&node), &*node)),
+            false => None,
+        };
+        match &alive {
+            Some(alive) => drop(alive.acquired().await),
+            // Alone: who held what is gone.
+            None => store.free_leases().await?,
+        }
         let leader = Lease::compete(book.store().clone(), LEADER, &*node);
         fail_interrupted(&book, &node, gone).await?;
         let queued_max = config.limits.jobs_queued_max;
@@ -158,7 +167,7 @@ impl Jobs {
             queued_max,
             live,
             node,
-            _alive: Arc::new(alive),
+            _alive: alive.map(Arc::new),
             leader: Arc::new(leader),
             leading: watch::Sender::new(false),
         };

@@ -145,6 +145,12 @@ impl Store {
         json.as_deref().map(ledger::parse_score).transpose()
     }
 
+    /// The deals that were erased lately.
+    pub(crate) async fn erased_lately(&self) -> Result<Vec<DealId>> {
+        let mut tx = self.readers.read().await?;
+        erased_since(&mut tx, 0).await
+    }
+
     /// Forgets which deals were erased long enough ago.
     pub(crate) async fn forget_erased(&self) -> Result<()> {
         let mut tx = self.writer.write().await?;

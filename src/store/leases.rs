@@ -53,6 +53,14 @@ impl Store {
         Ok(())
     }
 
+    /// Frees all leases, for a process that is alone on the store.
+    pub(crate) async fn free_leases(&self) -> Result<()> {
+        Sql::new("UPDATE leases SET expires_at = 0")
+            .execute(&self.writer)
+            .await?;
+        Ok(())
+    }
+
     /// Forgets leases that begin with `prefix` and ran out long ago: nobody will come for them.
     pub(crate) async fn forget_leases(&self, prefix: &str, since: Duration) -> Result<()> {
         let now = self.writer.engine().now();
