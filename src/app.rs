@@ -1,6 +1,7 @@
 //! The service as one value, built once from its settings and handed to every handler.
 
 use std::fs::{File, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 
-use crate::book::{Book, BookSettings};
+use crate::book::{Book, BookSettings, Cache};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::jobs::Jobs;
@@ -32,8 +33,6 @@ pub struct App {
     /// Where uploads wait for their job; of this process alone.
     pub uploads_dir: PathBuf,
     stopping: watch::Sender<bool>,
-    /// Whether this process does what one process at a time does.
-    _leading: watch::Sender<bool>,
     _store_lock: Option<DirLock>,
     _uploads_lock: Option<DirLock>,
 }
@@ -48,10 +47,13 @@ impl App {
         let (uploads_dir, uploads_lock) = own_uploads_dir(&config)?;
         clear(&uploads_dir)?;
         let book = open_book(&config).await?;
-        let jobs = Jobs::start(book.clone(), &config).await?;
-        let leading = watch::Sender::new(true);
+        let gone = uploads_lock.as_ref().and_then(DirLock::signature);
+        let jobs = Jobs::start(book.clone(), &config, gone.as_deref()).await?;
+        if let Some(lock) = &uploads_lock {
+            lock.sign(jobs.node());
+        }
         let store = book.store().clone();
-        let outbound = Outbound::start(store, &config, leading.subscribe()).await?;
+        let outbound = Outbound::start(store, &config, jobs.leading()).await?;
         Ok(Self {
             config,
             book,
@@ -60,7 +62,6 @@ impl App {
             metrics,
             uploads_dir,
             stopping: watch::Sender::new(false),
-            _leading: leading,
             _store_lock: store_lock,
             _uploads_lock: uploads_lock,
         })
@@ -68,8 +69,8 @@ impl App {
 
     /// # Errors
     /// `NoModel`.
-    pub fn scorer(&self) -> Result<Scorer> {
-        self.book.scorer().ok_or(Error::NoModel)
+    pub async fn scorer(&self) -> Result<Scorer> {
+        self.book.scorer().await?.ok_or(Error::NoModel)
     }
 
     /// Tells answers without an end of their own that it is time to end.
@@ -117,18 +118,30 @@ pub async fn open_store(config: &Config) -> Result<Store> {
     Store::at(&location, config.database_connections_max).await
 }
 
+/// The cache of an installation, for those who operate it.
+pub async fn open_cache(config: &Config) -> Result<Cache> {
+    let store = open_store(config).await?;
+    let accelerator = accelerator(config, &store)?;
+    Ok(Cache::new(store, accelerator))
+}
+
 async fn open_book_with(config: &Config, settings: BookSettings) -> Result<Book> {
     let store = open_store(config).await?;
-    let accelerator = match &config.redis_url {
-        None => Accelerator::memory(),
+    let accelerator = accelerator(config, &store)?;
+    let exchange = Arc::new(config.exchange.clone());
+    Book::open(store, accelerator, exchange, settings).await
+}
+
+fn accelerator(config: &Config, store: &Store) -> Result<Accelerator> {
+    match &config.redis_url {
+        None if store.is_shared() => Ok(Accelerator::none()),
+        None => Ok(Accelerator::memory()),
         Some(url) => {
             let mut settings = RedisSettings::new(url);
             settings.score_ttl = Duration::from_secs(config.score_ttl_seconds);
-            Accelerator::redis(settings)?
+            Accelerator::redis(settings)
         }
-    };
-    let exchange = Arc::new(config.exchange.clone());
-    Book::open(store, accelerator, exchange, settings).await
+    }
 }
 
 /// Holds the embedded store for one process at a time: rankings in process would not notice what
@@ -154,7 +167,7 @@ pub fn lock_store(config: &Config) -> Result<Option<DirLock>> {
 /// ends.
 #[derive(Debug)]
 pub struct DirLock {
-    _file: File,
+    file: File,
 }
 
 impl DirLock {
@@ -162,8 +175,13 @@ impl DirLock {
     fn take(dir: &Path) -> Result<Option<Self>> {
         make_dir(dir)?;
         let path = dir.join("lock");
-        let file =
-            File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .with_context(|| format!("cannot write {}", path.display()))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
@@ -171,7 +189,25 @@ impl DirLock {
                 tracing::warn!("cannot lock {}: {e}", path.display());
             }
         }
-        Ok(Some(Self { _file: file }))
+        Ok(Some(Self { file }))
+    }
+
+    /// The process that held the folder before, if it said so: it is gone.
+    fn signature(&self) -> Option<String> {
+        let mut signature = String::new();
+        (&self.file).read_to_string(&mut signature).ok()?;
+        Some(signature).filter(|signature| !signature.is_empty())
+    }
+
+    /// Says who holds the folder. Where that cannot be written, the next one finds out later.
+    fn sign(&self, node: &str) {
+        let signed = self.file.set_len(0).and_then(|()| {
+            (&self.file).seek(SeekFrom::Start(0))?;
+            (&self.file).write_all(node.as_bytes())
+        });
+        if let Err(error) = signed {
+            tracing::debug!(%error, "cannot sign the lock of the uploads");
+        }
     }
 }
 

@@ -29,6 +29,7 @@ pub mod ingest;
 pub mod jobs;
 pub mod learning;
 pub mod model;
+pub mod nodes;
 pub mod outbound;
 pub mod parallel;
 pub mod progress;

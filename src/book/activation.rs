@@ -6,20 +6,23 @@ use anyhow::Context;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::healing::{CHUNK_AMENDED, OpenJournal};
+use super::healing::{self, CHUNK_AMENDED};
 use super::writing::{CHUNK_DEALS, Intent, Wish, finish, standing};
 use super::{Active, Book, Inner, challenging};
 use crate::domain::DealId;
 use crate::error::{Error, Result};
-use crate::progress::{OnProgress, Progress};
+use crate::nodes::Lease;
+use crate::progress::{OnProgress, Progress, silent};
 use crate::ranking::{Draft, Member, RankingRow};
 use crate::scoring::Scorer;
-use crate::store::{ActivationCause, StoredDeal, Which};
+use crate::store::{ActivationCause, Fence, StoredDeal, Which, random_id};
 
 /// Deals scored at a time.
 const CHUNK_SCORED: u32 = 1000;
 /// With so few deals left to score again, writers are held up for the last round.
 const LAST_ROUND_DEALS: usize = 100;
+/// The lease of the one process that activates a model.
+const ACTIVATION: &str = "activation";
 /// Rounds of catching up before the last one comes regardless.
 const ROUNDS_MAX: usize = 10;
 
@@ -55,7 +58,8 @@ impl Book {
             true => ActivationCause::First,
             false => ActivationCause::Command,
         };
-        self.activate_by(version, cause, at, on_progress).await
+        self.activate_by(version, cause, None, at, on_progress)
+            .await
     }
 
     /// Makes the model the champion that was it before the present one, as [`Self::activate`] does. A
@@ -65,43 +69,62 @@ impl Book {
     /// `NoPreviousModel`.
     pub async fn roll_back(&self, at: Timestamp, on_progress: OnProgress<'_>) -> Result<Activated> {
         let version = self.inner.store.previous_champion().await?;
-        self.activate_by(&version, ActivationCause::Rollback, at, on_progress)
+        self.activate_by(&version, ActivationCause::Rollback, None, at, on_progress)
             .await
     }
 
+    /// As [`Self::activate`]; under a `fence`, `Conflict` once that lease has changed hands.
     pub(crate) async fn activate_by(
         &self,
         version: &str,
         cause: ActivationCause,
+        fence: Option<&Fence>,
         at: Timestamp,
         on_progress: OnProgress<'_>,
     ) -> Result<Activated> {
         let inner = &self.inner;
         let scorer = self.scorer_of(version).await?;
         let building = inner.building.clone().lock_owned().await;
-        let generation = inner.store.begin_generation(version).await?;
+        let mut lease = None;
+        if inner.store.is_shared() {
+            let competing = Lease::compete(inner.store.clone(), ACTIVATION, random_id());
+            lease = Some((competing.acquired().await, competing));
+        }
+        let own_fence = lease.as_ref().map(|(fence, _)| fence.clone());
         let mut next = NextGeneration {
-            generation,
+            fences: [own_fence, fence.cloned()],
+            generation: inner.store.begin_generation(version).await?,
             scorer,
             at,
             cause,
-            journal: OpenJournal::new(inner),
+            seq: inner.store.moment().await?.seq,
         };
+        let generation = next.generation;
         let scored = inner.score_all(&next, on_progress).await?;
         let mut draft = inner.accelerator.draft(generation).await;
-        inner.fill(&mut draft, generation, i64::MAX).await?;
+        let (store, accelerator) = (&inner.store, &inner.accelerator);
+        healing::fill(
+            store,
+            accelerator,
+            &mut draft,
+            generation,
+            i64::MAX,
+            &silent,
+        )
+        .await?;
         for _ in 0..ROUNDS_MAX {
-            let touched = next.journal.take();
-            inner.catch_up(&next, &mut draft, &touched).await?;
-            if touched.len() <= LAST_ROUND_DEALS {
+            if inner.catch_up(&mut next, &mut draft).await? <= LAST_ROUND_DEALS {
                 break;
             }
         }
         let inner = inner.clone();
         finish(async move {
-            let swapped = inner.swap(&mut next, draft).await;
-            // In this order: whoever builds next opens the journal anew.
-            drop(next);
+            let swapped = inner.swap(&next, draft).await;
+            if let Some((_, lease)) = lease
+                && let Err(error) = lease.give_back().await
+            {
+                tracing::debug!("the lease of an activation runs out: {error:#}");
+            }
             drop(building);
             swapped
         })
@@ -117,10 +140,15 @@ impl Book {
     /// trace in the ledger.
     ///
     /// # Errors
-    /// `NoModel`.
-    pub async fn refresh(&self, at: Timestamp, on_progress: OnProgress<'_>) -> Result<Refreshed> {
+    /// `NoModel`; under a `fence`, `Conflict` once that lease has changed hands.
+    pub async fn refresh(
+        &self,
+        at: Timestamp,
+        fence: Option<&Fence>,
+        on_progress: OnProgress<'_>,
+    ) -> Result<Refreshed> {
         let inner = &self.inner;
-        inner.active().ok_or(Error::NoModel)?;
+        inner.champion().await?.ok_or(Error::NoModel)?;
         let total = inner.store.count_deals(Which::Open).await?;
         let mut refreshed = Refreshed::default();
         let mut last = None;
@@ -138,7 +166,8 @@ impl Book {
                 intents: vec![Intent::Refresh],
             };
             let wishes = ids.into_iter().map(wish).collect();
-            for (_, fulfilled) in self.fulfil(wishes, "refresh", at).await? {
+            let fulfilled = self.fulfil_under(fence, wishes, "refresh", at);
+            for (_, fulfilled) in fulfilled.await? {
                 match fulfilled {
                     Ok(fulfilled) => {
                         refreshed.scored += 1;
@@ -160,15 +189,18 @@ impl Book {
 
 /// A generation that is being built.
 struct NextGeneration {
+    /// Of the activation, and of whoever asked for it.
+    fences: [Option<Fence>; 2],
     generation: i64,
     scorer: Scorer,
     at: Timestamp,
     cause: ActivationCause,
-    journal: OpenJournal,
+    /// Deals that were written up to this number of the global sequence are scored.
+    seq: i64,
 }
 
 impl Inner {
-    /// Scores all open deals, a chunk at a time; those written meanwhile are in the journal.
+    /// Scores all open deals, a chunk at a time; those written meanwhile have to be scored again.
     async fn score_all(&self, next: &NextGeneration, on_progress: OnProgress<'_>) -> Result<u64> {
         let total = self.store.count_deals(Which::Open).await?;
         let mut scored = 0;
@@ -196,13 +228,9 @@ impl Inner {
         }
     }
 
-    /// Scores again what was written since it was read.
-    async fn catch_up(
-        &self,
-        next: &NextGeneration,
-        draft: &mut Draft,
-        touched: &[DealId],
-    ) -> Result<()> {
+    /// Scores again what was written since it was read; answers with how many deals that were.
+    async fn catch_up(&self, next: &mut NextGeneration, draft: &mut Draft) -> Result<usize> {
+        let (touched, seq) = self.store.touched_since(next.seq).await?;
         for ids in touched.chunks(CHUNK_AMENDED) {
             let deals = self.store.deals_of(ids).await?;
             let standings = self.standings(next, deals).await?;
@@ -212,7 +240,8 @@ impl Inner {
             let members = standings.iter().map(Member::of).collect();
             self.accelerator.amend(draft, ids, members).await;
         }
-        Ok(())
+        next.seq = seq;
+        Ok(touched.len())
     }
 
     async fn standings(
@@ -232,18 +261,27 @@ impl Inner {
             .context("scoring broke off")?)
     }
 
-    /// Holds writers up, catches up for the last time, and makes the generation the one that is seen:
-    /// in the store, in the accelerator, in this process.
-    async fn swap(&self, next: &mut NextGeneration, mut draft: Draft) -> Result<()> {
-        let _gate = self.gate.write().await;
-        let _order = self.order.lock().await;
-        let touched = next.journal.take();
-        self.catch_up(next, &mut draft, &touched).await?;
+    /// Holds writers up, in all processes, catches up for the last time, and makes the generation the one
+    /// that is seen: in the store, in the accelerator, in this process.
+    async fn swap(&self, next: &NextGeneration, mut draft: Draft) -> Result<()> {
         let generation = next.generation;
-        let activated = self
-            .store
-            .activate_generation(generation, next.at, next.cause);
-        let seq = activated.await?;
+        if let Some(redis) = self.accelerator.in_redis() {
+            // Between the store and Redis nobody else has to mend anything.
+            redis.claim_building(true).await;
+        }
+        let _order = self.order.lock().await;
+        let fences = next.fences.each_ref().map(Option::as_ref);
+        let mut swap = self.store.begin_swap(generation, &fences).await?;
+        let touched = swap.touched_since(next.seq).await?;
+        let mut members = Vec::new();
+        for ids in touched.chunks(CHUNK_AMENDED) {
+            let deals = swap.deals_of(ids).await?;
+            let standings = self.standings(next, deals).await?;
+            swap.set_unseen(ids, &standings).await?;
+            members.extend(standings.iter().map(Member::of));
+        }
+        let seq = swap.activate(next.at, next.cause).await?;
+        self.accelerator.amend(&mut draft, &touched, members).await;
         self.accelerator.publish(draft, generation, seq).await;
         *self.active.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(Active {
             generation,

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::progress::{OnProgress, Progress};
 use crate::scoring::{Score, Scorer};
-use crate::store::{ShadowScore, Store, Which};
+use crate::store::{Fence, ShadowScore, Store, Which};
 use crate::training::challenge::{Challenge, Paired, compare_forecasts};
 
 /// Deals scored at a time.
@@ -38,16 +38,23 @@ impl Book {
     /// Adds a model that was compared with the champion to the registry. Unless it was better, it
     /// scores open deals beside the champion from now on, the present ones at once; an earlier
     /// challenger no longer does.
+    ///
+    /// # Errors
+    /// `Conflict` when it is done under a lease that has changed hands.
     pub async fn register_challenger(
         &self,
         model: &Model,
         challenge: &Challenge,
+        fence: Option<&Fence>,
         at: Timestamp,
         on_progress: OnProgress<'_>,
     ) -> Result<()> {
         let inner = &self.inner;
         let scorer = Scorer::new(Arc::new(model.clone()), inner.exchange.clone())?;
-        inner.store.insert_challenger(model, challenge, at).await?;
+        inner
+            .store
+            .insert_challenger(model, challenge, fence, at)
+            .await?;
         if challenge.is_better {
             inner.set_challenger(None);
             return Ok(());
@@ -104,7 +111,7 @@ impl Inner {
         at: Timestamp,
         on_progress: OnProgress<'_>,
     ) -> Result<()> {
-        let champion = self.active().ok_or(Error::NoModel)?.scorer.clone();
+        let champion = self.champion().await?.ok_or(Error::NoModel)?;
         let total = self.store.count_deals(Which::Open).await?;
         let mut done = 0;
         let mut last: Option<DealId> = None;
@@ -118,7 +125,7 @@ impl Inner {
                 None => return Ok(()),
             }
             done += deals.len() as u64;
-            let (challenger, champion) = (challenger.clone(), champion.clone());
+            let (challenger, champion) = (challenger.clone(), champion.scorer.clone());
             let score = move || {
                 let shadows = deals.iter().map(|stored| {
                     let at = at.max(stored.updated_at);

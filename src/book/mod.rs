@@ -7,7 +7,8 @@
 //! - `challenging`: the model that waits, and its shadow scores.
 //! - `replay`: a deal as it was, from the log of what was received.
 //! - `paging`: pages of a ranking, from the accelerator or from the store.
-//! - `healing`: fills the accelerator from the store.
+//! - `tending`: Redis on its own, for those who operate it.
+//! - `healing`: fills the accelerator from the store, and lets it catch up with it.
 
 mod activation;
 mod challenging;
@@ -15,27 +16,28 @@ mod healing;
 mod locks;
 mod paging;
 mod replay;
+mod tending;
 mod writing;
 
 use std::sync::{Arc, PoisonError};
 
 use anyhow::Context;
 use jiff::Timestamp;
-use tokio::sync::{Mutex, RwLock};
+use tokio::sync::Mutex;
 
 pub use self::activation::{Activated, Refreshed};
 pub use self::challenging::Shadow;
-use self::healing::Journal;
 use self::locks::DealLocks;
 pub use self::paging::RETIRED_CURSOR_MINUTES;
 pub use self::replay::replay;
+pub use self::tending::{Cache, Compared};
 use crate::domain::deal::Event;
 use crate::domain::{Deal, DealId, Exchange};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::ranking::{Accelerator, AcceleratorHealth};
 use crate::scoring::{Score, Scorer};
-use crate::store::{LedgerEntry, Store};
+use crate::store::{LedgerEntry, ScoringNow, Store};
 
 /// What an installation may want different.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,14 +75,13 @@ struct Inner {
     building: Arc<Mutex<()>>,
     /// One write of a deal at a time: a later one must see what an earlier one left.
     deals: DealLocks,
-    /// Writers pass together; the swap to another generation waits for them and holds up new ones.
-    gate: RwLock<()>,
+    /// Held while the champion of the store is taken over, so that an older one does not come last.
+    following: Mutex<()>,
     /// Held from a commit until the accelerator has followed, so that it follows in order.
     order: Mutex<()>,
     active: std::sync::RwLock<Option<Arc<Active>>>,
     /// Scores open deals unseen, beside the champion.
     challenger: std::sync::RwLock<Option<Scorer>>,
-    journal: Journal,
 }
 
 /// The champion, and the generation whose ranking it made.
@@ -140,6 +141,8 @@ pub struct Imported {
 pub struct BookHealth {
     pub is_store_up: bool,
     pub redis: AcceleratorHealth,
+    /// Whether Redis is a cluster; `None` without Redis.
+    pub is_redis_cluster: Option<bool>,
     /// How often Redis has gone out since the start; the log tells of each once.
     pub redis_outages: u64,
     /// When the ranking was last built from the store; `None` before the first time.
@@ -158,16 +161,9 @@ impl Book {
         exchange: Arc<Exchange>,
         settings: BookSettings,
     ) -> Result<Self> {
-        let active = match store.active_generation().await? {
-            Some(generation) if !settings.is_without_champion => {
-                let model = store.model(&generation.model_version).await;
-                let model = model.context("the champion cannot be used; `dealrank models` lists others, and `dealrank models activate VERSION` takes one in its place")?;
-                Some(Arc::new(Active {
-                    generation: generation.id,
-                    scorer: Scorer::new(Arc::new(model), exchange.clone())?,
-                }))
-            }
-            _ => None,
+        let active = match settings.is_without_champion {
+            false => load_champion(&store, &exchange).await?,
+            true => None,
         };
         let challenger = match &active {
             Some(_) => challenging::load(&store, &exchange).await?,
@@ -180,11 +176,10 @@ impl Book {
             settings,
             building: Arc::default(),
             deals: DealLocks::new(),
-            gate: RwLock::default(),
+            following: Mutex::default(),
             order: Mutex::default(),
             active: std::sync::RwLock::new(active),
             challenger: std::sync::RwLock::new(challenger),
-            journal: Journal::default(),
         });
         healing::start(&inner).await?;
         Ok(Self { inner })
@@ -198,9 +193,13 @@ impl Book {
         &self.inner.exchange
     }
 
-    /// The active model as a scorer; `None` when no model is active.
-    pub fn scorer(&self) -> Option<Scorer> {
-        self.inner.active().map(|active| active.scorer.clone())
+    /// The active model of this moment as a scorer; `None` when no model is active.
+    ///
+    /// # Errors
+    /// When a shared store cannot be asked whether it is still the same.
+    pub async fn scorer(&self) -> Result<Option<Scorer>> {
+        let active = self.inner.champion().await?;
+        Ok(active.map(|active| active.scorer.clone()))
     }
 
     /// A scorer of any registered model.
@@ -235,21 +234,25 @@ impl Book {
     /// # Errors
     /// `NotFound`.
     pub async fn score(&self, id: &DealId) -> Result<Option<Score>> {
-        if let Some(active) = self.inner.active() {
-            let version = &active.scorer.model().version;
-            if let Some(score) = self.inner.accelerator.cached_score(version, id).await {
-                return Ok(Some(score));
-            }
+        let (store, accelerator) = (&self.inner.store, &self.inner.accelerator);
+        let number = store.score_number(id).await?;
+        let Some(number) = number.ok_or_else(|| no_deal(id))? else {
+            return Ok(None);
+        };
+        if let Some(score) = accelerator.cached_score(id, number).await {
+            return Ok(Some(score));
         }
-        // No write and no swap may come between reading and caching, or the cache would keep what was
-        // before.
-        let _lock = self.inner.deals.lock([id]).await;
-        let _gate = self.inner.gate.read().await;
-        let score = self.deal(id).await?.score;
-        if let Some(score) = &score {
-            self.inner.accelerator.cache_score(score.clone()).await;
+        let Some(score) = store.score_numbered(number).await? else {
+            // It has just ended, with all that the ledger had of it.
+            return Ok(self.deal(id).await?.score);
+        };
+        accelerator.cache_score(number, score.clone()).await;
+        if store.score_number(id).await?.is_none() {
+            // Erased in between: of such a deal nothing stays in a cache.
+            accelerator.forget(id).await;
+            return Err(no_deal(id));
         }
-        Ok(score)
+        Ok(Some(score))
     }
 
     /// The history of a deal's score, newest first, from entries before `before`.
@@ -278,6 +281,7 @@ impl Book {
         BookHealth {
             is_store_up: self.inner.store.ping().await.is_ok(),
             redis: self.inner.accelerator.health(),
+            is_redis_cluster: self.inner.accelerator.is_cluster(),
             redis_outages: self.inner.accelerator.outages(),
             ranking_rebuilt_at: self.inner.accelerator.rebuilt_at(),
         }
@@ -285,12 +289,57 @@ impl Book {
 }
 
 impl Inner {
+    /// The champion of this moment: on a shared store another process may have activated one.
+    async fn champion(&self) -> Result<Option<Arc<Active>>> {
+        if self.store.is_shared() {
+            self.follow_champion().await?;
+        }
+        Ok(self.active())
+    }
+
+    /// Takes the champion and the challenger of the store, where they are others than here.
+    async fn follow_champion(&self) -> Result<()> {
+        if self.settings.is_without_champion || self.is_up_to(&self.store.scoring_now().await?) {
+            return Ok(());
+        }
+        let _following = self.following.lock().await;
+        let found = self.store.scoring_now().await?;
+        if self.is_up_to(&found) {
+            return Ok(());
+        }
+        if self.active().map(|active| active.generation) != found.generation {
+            let active = load_champion(&self.store, &self.exchange).await?;
+            *self.active.write().unwrap_or_else(PoisonError::into_inner) = active;
+        }
+        self.set_challenger(challenging::load(&self.store, &self.exchange).await?);
+        Ok(())
+    }
+
+    fn is_up_to(&self, found: &ScoringNow) -> bool {
+        let challenger = self.challenger();
+        let challenger = challenger.as_ref().map(|c| &c.model().version);
+        self.active().map(|active| active.generation) == found.generation
+            && (challenger == found.challenger.as_ref() || found.generation.is_none())
+    }
+
     fn active(&self) -> Option<Arc<Active>> {
         self.active
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
+}
+
+async fn load_champion(store: &Store, exchange: &Arc<Exchange>) -> Result<Option<Arc<Active>>> {
+    let Some(generation) = store.active_generation().await? else {
+        return Ok(None);
+    };
+    let model = store.model(&generation.model_version).await;
+    let model = model.context("the champion cannot be used; `dealrank models` lists others, and `dealrank models activate VERSION` takes one in its place")?;
+    Ok(Some(Arc::new(Active {
+        generation: generation.id,
+        scorer: Scorer::new(Arc::new(model), exchange.clone())?,
+    })))
 }
 
 fn no_deal(id: &DealId) -> Error {

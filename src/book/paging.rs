@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::Book;
 use crate::domain::DealId;
 use crate::error::Result;
-use crate::ranking::{Keys, Member, Position, RankingPage, RankingQuery, RankingRow, View};
+use crate::ranking::{Keys, Member, Moment, Position, RankingPage, RankingQuery, RankingRow, View};
 use crate::store::PageRequest;
 
 /// How long a cursor of a ranking lives on after another model took its place.
@@ -47,7 +47,12 @@ impl Book {
         at: Timestamp,
     ) -> Result<Option<RankingPage>> {
         let limit = query.limit as usize;
-        let keys = self.inner.accelerator.page(view, after, limit + 1);
+        let wanted = match (after, self.inner.accelerator.in_redis()) {
+            (Some(position), _) => position.moment(),
+            (None, Some(_)) => self.inner.store.moment().await?,
+            (None, None) => Moment::default(),
+        };
+        let keys = self.inner.accelerator.page(view, after, limit + 1, wanted);
         let Keys::Page {
             generation,
             seq,

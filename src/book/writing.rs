@@ -2,21 +2,21 @@
 //! one.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use anyhow::Context;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
-use super::challenging::{self, shadow};
+use super::challenging::shadow;
 use super::{Active, Appended, Book, Imported, Inner, ReceivedEvent, ScoredDeal, Written, no_deal};
 use crate::domain::{Deal, DealId, Exchange, Snapshot};
 use crate::error::{Error, Result};
 use crate::ingest::document;
-use crate::ranking::{Change, DealSummary, Member, RankingRow};
+use crate::ranking::{Change, DealSummary, Member, Moment, RankingRow};
 use crate::scoring::Scorer;
-use crate::store::{Before, Commit, DealWrite, LoggedEvent, ScoreWrite};
+use crate::store::{Before, Commit, DealWrite, Fence, LoggedEvent, ScoreWrite};
 
 /// Deals of one transaction: few enough to let others write in between.
 pub(super) const CHUNK_DEALS: usize = 500;
@@ -180,8 +180,19 @@ impl Book {
         cause: &'static str,
         at: Timestamp,
     ) -> Result<Vec<(DealId, Result<Fulfilled>)>> {
-        let inner = self.inner.clone();
-        finish(async move { inner.fulfil(wishes, cause, at).await }).await
+        self.fulfil_under(None, wishes, cause, at).await
+    }
+
+    /// As [`Self::fulfil`], under a lease: `Conflict` once it has changed hands.
+    pub(super) async fn fulfil_under(
+        &self,
+        fence: Option<&Fence>,
+        wishes: Vec<Wish>,
+        cause: &'static str,
+        at: Timestamp,
+    ) -> Result<Vec<(DealId, Result<Fulfilled>)>> {
+        let (inner, fence) = (self.inner.clone(), fence.cloned());
+        finish(async move { inner.fulfil(wishes, cause, fence.as_ref(), at).await }).await
     }
 }
 
@@ -210,6 +221,7 @@ impl Inner {
         &self,
         wishes: Vec<Wish>,
         cause: &'static str,
+        fence: Option<&Fence>,
         at: Timestamp,
     ) -> Result<Vec<(DealId, Result<Fulfilled>)>> {
         let wishes: Arc<[Wish]> = wishes.into();
@@ -217,12 +229,11 @@ impl Inner {
         let external_ids: Vec<&str> = wishes.iter().flat_map(Wish::external_ids).collect();
         let _deals = self.deals.lock(&ids).await;
         for _ in 0..ATTEMPTS_MAX {
-            let gate = self.gate.read().await;
-            let active = self.active();
+            let active = self.champion().await?;
             let generation = active.as_ref().map(|active| active.generation);
             let before = self.store.before(generation, &ids, &external_ids).await?;
             let plans = self.plan(wishes.clone(), before, active, at).await?;
-            if let Some(revisions) = self.commit(&plans, generation, cause).await? {
+            if let Some(revisions) = self.commit(&plans, generation, cause, fence).await? {
                 return Ok(plans
                     .into_iter()
                     .map(|(id, plan)| {
@@ -231,28 +242,8 @@ impl Inner {
                     })
                     .collect());
             }
-            drop(gate);
-            self.follow_champion().await?;
         }
         Err(outrun())
-    }
-
-    /// Takes the champion that another process activated.
-    async fn follow_champion(&self) -> Result<()> {
-        let _gate = self.gate.write().await;
-        let found = self.store.active_generation().await?;
-        let known = self.active().map(|active| active.generation);
-        let Some(found) = found.filter(|found| Some(found.id) != known) else {
-            return Ok(());
-        };
-        let model = Arc::new(self.store.model(&found.model_version).await?);
-        let active = Arc::new(Active {
-            generation: found.id,
-            scorer: Scorer::new(model, self.exchange.clone())?,
-        });
-        *self.active.write().unwrap_or_else(PoisonError::into_inner) = Some(active);
-        self.set_challenger(challenging::load(&self.store, &self.exchange).await?);
-        Ok(())
     }
 
     async fn plan(
@@ -295,6 +286,7 @@ impl Inner {
         plans: &[(DealId, Result<Plan>)],
         generation: Option<i64>,
         cause: &str,
+        fence: Option<&Fence>,
     ) -> Result<Option<HashMap<DealId, i64>>> {
         let plans: Vec<&Plan> = plans
             .iter()
@@ -306,15 +298,17 @@ impl Inner {
         }
         let writes: Vec<&DealWrite> = plans.iter().map(|plan| &plan.write).collect();
         let _order = self.order.lock().await;
-        let Commit::Done(revisions, seq) = self.store.commit(&writes, generation, cause).await?
-        else {
+        let committed = self.store.commit(&writes, generation, cause, fence);
+        let Commit::Done(revisions, seq) = committed.await? else {
             return Ok(None);
         };
-        self.journal.note(writes.iter().map(|write| &write.deal.id));
+        let numbers: usize = writes.iter().map(|write| write.numbers()).sum();
+        let before = Moment {
+            generation: generation.unwrap_or(0),
+            seq: seq - numbers as i64,
+        };
         let changes: Vec<Change> = plans.iter().filter_map(|plan| plan.change()).collect();
-        if !changes.is_empty() {
-            self.accelerator.apply(seq, &changes).await;
-        }
+        self.follow(before, seq, &changes).await;
         let ids = writes.iter().map(|write| write.deal.id.clone());
         Ok(Some(ids.zip(revisions).collect()))
     }
@@ -323,19 +317,16 @@ impl Inner {
         let ids = std::slice::from_ref(id);
         let _deals = self.deals.lock(ids).await;
         for _ in 0..ATTEMPTS_MAX {
-            let gate = self.gate.read().await;
             if self.erased(id).await? {
                 return Ok(());
             }
-            drop(gate);
-            self.follow_champion().await?;
         }
         Err(outrun())
     }
 
     /// Whether the deal could be erased as it was found.
     async fn erased(&self, id: &DealId) -> Result<bool> {
-        let generation = self.active().map(|active| active.generation);
+        let generation = self.champion().await?.map(|active| active.generation);
         let ids = std::slice::from_ref(id);
         let mut found = self.store.before(generation, ids, &[]).await?;
         let before = found.remove(id).ok_or_else(|| no_deal(id))?;
@@ -344,13 +335,17 @@ impl Inner {
         let Commit::Done((), seq) = self.store.erase(id, generation, revision).await? else {
             return Ok(false);
         };
-        self.journal.note([id]);
+        let from = Moment {
+            generation: generation.unwrap_or(0),
+            seq: seq - 1,
+        };
         let change = Change {
             deal_id: id.clone(),
             before: before.standing.as_ref().map(Member::of),
             after: None,
         };
-        self.accelerator.apply(seq, &[change]).await;
+        self.follow(from, seq, &[change]).await;
+        self.accelerator.forget(id).await;
         Ok(true)
     }
 }

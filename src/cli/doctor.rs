@@ -223,7 +223,11 @@ async fn store(book: &Book, config: &Config) -> Finding {
 
 async fn redis(book: &Book, config: &Config) -> Finding {
     let Some(url) = &config.redis_url else {
-        return Finding::ok("redis", "not configured: rankings are kept in process");
+        let place = match config.database_url {
+            Some(_) => "not configured: rankings are the store's own",
+            None => "not configured: rankings are kept in process",
+        };
+        return Finding::ok("redis", place);
     };
     // An address may carry a password.
     let place = url.rsplit('@').next().unwrap_or_default();
@@ -241,7 +245,7 @@ async fn redis(book: &Book, config: &Config) -> Finding {
 }
 
 async fn model(book: &Book) -> Finding {
-    if let Some(scorer) = book.scorer() {
+    if let Ok(Some(scorer)) = book.scorer().await {
         return Finding::ok("model", format!("{} is active", scorer.model().version));
     }
     match book.store().models().await {

@@ -11,6 +11,8 @@ use crate::config::{Config, ConfigArgs};
 use crate::error::{Error, Result};
 use crate::ingest::Mapping;
 use crate::jobs::{self, ImportReport, ImportTask};
+use crate::nodes::Lease;
+use crate::store::{node_lease, random_id};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -71,7 +73,11 @@ async fn import(
     task: ImportTask,
 ) -> Result<(ImportReport, Option<PathBuf>)> {
     let store = book.store();
-    let job = store.create_job("import", now()).await?;
+    // While it lasts nobody takes the job for interrupted.
+    let node = random_id();
+    let alive = Lease::compete(store.clone(), node_lease(&node), &*node);
+    alive.acquired().await;
+    let job = store.create_job("import", &node, None, now()).await?;
     store.start_job(&job.id, now()).await?;
     let rejects = jobs::rejects_path(&config.rejects_dir(), &job.id);
     let bar = Bar::new();
@@ -84,6 +90,7 @@ async fn import(
         Err(error) => Err(error.to_string()),
     };
     store.finish_job(&job.id, outcome, now()).await?;
+    alive.give_back().await?;
     Ok((imported?, rejects.exists().then_some(rejects)))
 }
 

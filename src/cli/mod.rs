@@ -5,6 +5,7 @@
 
 mod backup;
 mod bar;
+mod cache;
 mod doctor;
 mod evaluate;
 mod export;
@@ -50,6 +51,8 @@ enum Command {
     Migrate(migrate::Args),
     /// List, show and activate models
     Models(models::Args),
+    /// Show and rebuild what Redis has of the store
+    Cache(cache::Args),
     /// Look at settings, store, Redis, model and rates, and say what to do
     Doctor(doctor::Args),
     /// Exit with 0 if the service answers, with 1 if not
@@ -78,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Restore(args) => backup::run_restore(args),
         Command::Migrate(args) => migrate::run(args),
         Command::Models(args) => models::run(args),
+        Command::Cache(args) => cache::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Healthcheck(args) => healthcheck::run(args),
         Command::Simulate(args) => simulate::run(args),

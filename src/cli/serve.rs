@@ -134,7 +134,7 @@ fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static> {
 
 /// Loads and trains what is not there yet; both may be repeated after an interruption.
 async fn load_demo(app: &App) -> Result<()> {
-    if app.book.scorer().is_some() {
+    if app.book.scorer().await?.is_some() {
         return Ok(());
     }
     eprintln!("first start of the demo: loading 3,000 deals and training on them");

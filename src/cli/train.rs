@@ -73,7 +73,7 @@ impl Args {
         let _lock = lock_store(&config)?;
         let book = open_book(&config).await?;
         let bar = Bar::new();
-        let trained = jobs::train(&book, request, move |progress| bar.show(progress)).await?;
+        let trained = jobs::train(&book, request, None, move |progress| bar.show(progress)).await?;
         let model = book.store().model(&trained.model_version).await?;
         if let Some(path) = &self.out {
             files::write_file(path, &model.to_json())?;

@@ -25,10 +25,21 @@ pub(super) struct Readiness {
     /// `disabled`, `up`, `healing` or `down`; without it the store answers.
     #[schema(value_type = String, example = "disabled")]
     redis: AcceleratorHealth,
+    /// `single` or `cluster`; null without Redis.
+    redis_mode: Option<&'static str>,
+    node: NodeReadiness,
     model: ModelReadiness,
-    /// When the rankings were last built from the store.
+    /// When this process last built the rankings from the store; null where it uses those of another.
     #[schema(format = DateTime)]
     ranking_rebuilt_at: Option<String>,
+}
+
+/// This process among those on the same store.
+#[derive(Serialize, ToSchema)]
+pub(super) struct NodeReadiness {
+    id: String,
+    /// `leader` does what is done now and then, for all; `follower` would take over within seconds.
+    role: &'static str,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -55,7 +66,8 @@ pub async fn live() -> HttpResponse {
     responses((status = 200, body = Readiness), (status = 503, body = Readiness)))]
 pub async fn ready(app: Data<App>) -> HttpResponse {
     let health = app.book.health().await;
-    let version = app.book.scorer().map(|s| s.model().version.clone());
+    let scorer = app.book.scorer().await.ok().flatten();
+    let version = scorer.map(|scorer| scorer.model().version.clone());
     let is_whole = version.is_some()
         && matches!(
             health.redis,
@@ -70,6 +82,17 @@ pub async fn ready(app: Data<App>) -> HttpResponse {
         status,
         store: if health.is_store_up { "up" } else { "down" },
         redis: health.redis,
+        redis_mode: health
+            .is_redis_cluster
+            .map(|is_cluster| if is_cluster { "cluster" } else { "single" }),
+        node: NodeReadiness {
+            id: app.jobs.node().to_owned(),
+            role: if app.jobs.is_leader() {
+                "leader"
+            } else {
+                "follower"
+            },
+        },
         model: ModelReadiness {
             status: if version.is_some() { "active" } else { "none" },
             version,

@@ -138,8 +138,7 @@ pub async fn read(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, 
     ))]
 pub async fn events(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let id = segment(&request).await?;
-    let live = app.jobs.watch(&id);
-    let job = app.jobs.get(&id).await?;
+    let live = app.jobs.follow(&id).await?;
     let mut response = HttpResponse::Ok();
     response
         .content_type("text/event-stream")
@@ -147,19 +146,20 @@ pub async fn events(app: Data<App>, request: HttpRequest) -> Result<HttpResponse
     if request.method() == Method::HEAD {
         return Ok(response.finish());
     }
-    Ok(response.streaming(follow(job, live, app.stopping())))
+    Ok(response.streaming(follow(live, app.stopping())))
 }
 
 fn follow(
-    mut job: Job,
-    mut live: Option<watch::Receiver<Job>>,
+    mut live: watch::Receiver<Job>,
     mut stopping: watch::Receiver<bool>,
 ) -> impl futures_util::Stream<Item = Result<Bytes, Infallible>> {
     async_stream::stream! {
+        let mut job = live.borrow_and_update().clone();
         loop {
-            let is_over = matches!(job.state, JobState::Done | JobState::Failed);
             yield Ok(event(job.clone()));
-            let Some(live) = live.as_mut().filter(|_| !is_over) else { break };
+            if job.is_over() {
+                break;
+            }
             tokio::time::sleep(PROGRESS_EVERY).await;
             loop {
                 tokio::select! {

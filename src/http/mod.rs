@@ -45,6 +45,7 @@ pub async fn run(
     let app = Data::new(app);
     let limits = app.config.limits.clone();
     let workers = app.config.http_workers;
+    let jobs = app.jobs.clone();
     let stopped = app.clone();
     let shutdown = async move {
         shutdown.await;
@@ -65,7 +66,9 @@ pub async fn run(
         server = server.workers(workers);
     }
     let server = server.listen(listener).context("cannot listen")?;
-    Ok(server.run().await.context("the server broke off")?)
+    server.run().await.context("the server broke off")?;
+    jobs.resign().await;
+    Ok(())
 }
 
 /// Everything that can be asked of the service.

@@ -309,7 +309,7 @@ async fn summary(app: &App, version: &str) -> Result<ModelSummary, Problem> {
 /// The version in the path, where `active` stands for the champion's.
 async fn version(app: &App, request: &HttpRequest) -> Result<String, Problem> {
     match segment(request).await?.as_str() {
-        "active" => Ok(app.scorer()?.model().version.clone()),
+        "active" => Ok(app.scorer().await?.model().version.clone()),
         version => Ok(version.to_owned()),
     }
 }

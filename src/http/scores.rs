@@ -197,7 +197,7 @@ pub async fn score(
     let changes = take_changes(&mut document)?;
     let now = now();
     let deal = document::parse_at(document, now).map_err(Error::Invalid)?;
-    let scorer = app.scorer()?;
+    let scorer = app.scorer().await?;
     let answer = match changes {
         Some(changes) => what_if(&scorer, &deal, changes, now)?.into(),
         None => ScoreAnswer::from(ScoreBody::from(scorer.score(&deal, now))),
@@ -223,7 +223,7 @@ pub async fn score_batch(
     request: HttpRequest,
     payload: Payload,
 ) -> Result<HttpResponse, Problem> {
-    let scorer = app.scorer()?;
+    let scorer = app.scorer().await?;
     if body::media_type(&request)?.is_some_and(|kind| body::is_ndjson(&kind)) {
         return score_lines(app, request, payload, scorer).await;
     }

@@ -137,6 +137,6 @@ pub async fn ask(
     if !deal.is_open() {
         return Err(Error::Conflict(format!("the deal {id} is closed")).into());
     }
-    let answer = what_if::what_if(&app.scorer()?, &deal, changes, now())?;
+    let answer = what_if::what_if(&app.scorer().await?, &deal, changes, now())?;
     Ok(HttpResponse::Ok().json(ScoreAnswer::from(answer)))
 }

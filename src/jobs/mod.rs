@@ -17,15 +17,18 @@ use crate::app::now;
 use crate::book::Book;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::nodes::Lease;
 use crate::progress::Progress;
-use crate::store::{Job, JobState};
+use crate::store::{Fence, Job, JobState, node_lease, random_id};
 
 pub use import::{ImportReport, ImportTask, import};
 pub use recalibrate::{RecalibratedModel, recalibrate};
 pub use train::{TrainRequest, Trained, train};
 
-/// How often the progress of a running job is written to the store.
+/// How often the progress of a running job is written to the store, and read where it runs elsewhere.
 const PERSIST_EVERY: Duration = Duration::from_secs(1);
+/// The lease of the one process that does what is done now and then.
+const LEADER: &str = "periodic";
 
 /// What a job does.
 #[derive(Debug)]
@@ -48,7 +51,15 @@ impl Task {
         }
     }
 
-    async fn run(self, book: Book, rejects_dir: PathBuf, report: Report) -> Result<Value> {
+    /// `fence` is that of the leader, where it is its work.
+    async fn run(
+        self,
+        book: Book,
+        rejects_dir: PathBuf,
+        fence: Option<Fence>,
+        report: Report,
+    ) -> Result<Value> {
+        let fence = fence.as_ref();
         let reporter = report.clone();
         let on_progress = move |progress| reporter.progress(progress);
         match self {
@@ -59,13 +70,13 @@ impl Task {
                 files.clean_up();
                 Ok(json!(imported?))
             }
-            Self::Train(request) => Ok(json!(train(&book, request, on_progress).await?)),
+            Self::Train(request) => Ok(json!(train(&book, request, fence, on_progress).await?)),
             Self::Activate { version } => {
                 let activated = book.activate(&version, now(), &on_progress);
                 Ok(json!(activated.await?))
             }
             Self::RollBack => Ok(json!(book.roll_back(now(), &on_progress).await?)),
-            Self::Refresh => Ok(json!(book.refresh(now(), &on_progress).await?)),
+            Self::Refresh => Ok(json!(book.refresh(now(), fence, &on_progress).await?)),
         }
     }
 }
@@ -77,6 +88,13 @@ pub struct Jobs {
     queue: mpsc::Sender<Entry>,
     queued_max: usize,
     live: Live,
+    /// Names this process.
+    node: Arc<str>,
+    /// Says that this process lives, so that its jobs are not taken for interrupted. Nobody else is on
+    /// an embedded store.
+    _alive: Option<Arc<Lease>>,
+    leader: Arc<Lease>,
+    leading: watch::Sender<bool>,
 }
 
 /// The jobs that are queued or running, as they are this moment.
@@ -84,6 +102,7 @@ type Live = Arc<Mutex<HashMap<String, watch::Receiver<Job>>>>;
 
 struct Entry {
     task: Task,
+    fence: Option<Fence>,
     report: Report,
 }
 
@@ -117,13 +136,22 @@ impl Report {
 }
 
 impl Jobs {
-    /// Starts the worker, and the timers of what is done now and then. What an earlier process left
-    /// unfinished has failed.
-    pub async fn start(book: Book, config: &Config) -> Result<Self> {
-        let interrupted = book.store().fail_interrupted_jobs(now()).await?;
-        if interrupted > 0 {
-            tracing::warn!(interrupted, "jobs were interrupted by the restart");
+    /// Starts the worker, and the timers of what is done now and then. What processes that are gone left
+    /// unfinished has failed; `gone` is one that is known to be.
+    pub async fn start(book: Book, config: &Config, gone: Option<&str>) -> Result<Self> {
+        let node: Arc<str> = random_id().into();
+        let store = book.store();
+        let alive = match store.is_shared() {
+            true => Some(Lease::compete(store.clone(), node_lease(&node), &*node)),
+            false => None,
+        };
+        match &alive {
+            Some(alive) => drop(alive.acquired().await),
+            // Alone: who held what is gone.
+            None => store.free_leases().await?,
         }
+        let leader = Lease::compete(book.store().clone(), LEADER, &*node);
+        fail_interrupted(&book, &node, gone).await?;
         let queued_max = config.limits.jobs_queued_max;
         let (queue, entries) = mpsc::channel(queued_max);
         let live = Live::default();
@@ -138,6 +166,10 @@ impl Jobs {
             queue,
             queued_max,
             live,
+            node,
+            _alive: alive.map(Arc::new),
+            leader: Arc::new(leader),
+            leading: watch::Sender::new(false),
         };
         periodic::start(&jobs, config);
         Ok(jobs)
@@ -148,16 +180,30 @@ impl Jobs {
     /// # Errors
     /// `Busy` when `jobs_queued_max` are waiting.
     pub async fn submit(&self, task: Task) -> Result<Job> {
+        self.submit_under(task, None).await
+    }
+
+    /// As [`Self::submit`], for the one process that does what is done now and then.
+    ///
+    /// # Errors
+    /// `Conflict` when another process is that one now.
+    async fn submit_under(&self, task: Task, fence: Option<Fence>) -> Result<Job> {
         let place = self.queue.try_reserve().map_err(|_| {
             let max = self.queued_max;
             Error::Busy(format!("jobs_queued_max: {max} jobs are waiting already"))
         })?;
         let store = self.book.store();
-        let job = store.create_job(task.kind(), now()).await?;
+        let job = store
+            .create_job(task.kind(), &self.node, fence.as_ref(), now())
+            .await?;
         let (report, receiver) = watch::channel(job.clone());
         lock(&self.live).insert(job.id.clone(), receiver);
         let report = Report::new(report);
-        place.send(Entry { task, report });
+        place.send(Entry {
+            task,
+            fence,
+            report,
+        });
         Ok(job)
     }
 
@@ -183,7 +229,54 @@ impl Jobs {
         Ok(jobs)
     }
 
-    /// Follows a job that is queued or running.
+    /// Follows a job that is queued or running, here or in another process.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn follow(&self, id: &str) -> Result<watch::Receiver<Job>> {
+        if let Some(live) = self.watch(id) {
+            return Ok(live);
+        }
+        let (sender, receiver) = watch::channel(self.get(id).await?);
+        let jobs = self.clone();
+        tokio::spawn(async move {
+            while !sender.is_closed() && !sender.borrow().is_over() {
+                tokio::time::sleep(PERSIST_EVERY).await;
+                let id = sender.borrow().id.clone();
+                let Ok(job) = jobs.get(&id).await else { return };
+                sender.send_if_modified(|present| {
+                    let is_changed = *present != job;
+                    *present = job;
+                    is_changed
+                });
+            }
+        });
+        Ok(receiver)
+    }
+
+    /// Names this process among those on the store.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// Whether this process does what is done now and then: one on a store does.
+    pub fn is_leader(&self) -> bool {
+        self.leader.fence().is_some()
+    }
+
+    /// Follows whether this process is the one that does what is done now and then.
+    pub fn leading(&self) -> watch::Receiver<bool> {
+        self.leading.subscribe()
+    }
+
+    /// Lets another process take over at once what is done now and then. For the end.
+    pub async fn resign(&self) {
+        if let Err(error) = self.leader.give_back().await {
+            tracing::debug!("the lease of the leader runs out: {error:#}");
+        }
+    }
+
+    /// Follows a job that is queued or running here.
     pub fn watch(&self, id: &str) -> Option<watch::Receiver<Job>> {
         lock(&self.live).get(id).cloned()
     }
@@ -192,6 +285,16 @@ impl Jobs {
 /// A panic while one of our locks is held cannot leave anything half changed.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Fails what processes that are gone left unfinished.
+async fn fail_interrupted(book: &Book, node: &str, gone: Option<&str>) -> Result<()> {
+    let store = book.store();
+    let interrupted = store.fail_interrupted_jobs(node, gone, now()).await?;
+    if interrupted > 0 {
+        tracing::warn!(interrupted, "jobs were interrupted by the end of a process");
+    }
+    Ok(())
 }
 
 /// The file with the rejected rows of an import.
@@ -207,9 +310,14 @@ struct Worker {
 
 impl Worker {
     async fn work(self, mut entries: mpsc::Receiver<Entry>) {
-        while let Some(Entry { task, report }) = entries.recv().await {
+        while let Some(entry) = entries.recv().await {
+            let Entry {
+                task,
+                fence,
+                report,
+            } = entry;
             let id = report.id();
-            if let Err(error) = self.run(task, &report).await {
+            if let Err(error) = self.run(task, fence, &report).await {
                 tracing::error!(job = id, "cannot keep the state of a job: {error:#}");
             }
             lock(&self.live).remove(&id);
@@ -217,7 +325,7 @@ impl Worker {
     }
 
     /// Runs a task from start to end and keeps the store and those who follow informed.
-    async fn run(&self, task: Task, report: &Report) -> Result<()> {
+    async fn run(&self, task: Task, fence: Option<Fence>, report: &Report) -> Result<()> {
         let store = self.book.store();
         let id = report.id();
         let started_at = now();
@@ -226,7 +334,7 @@ impl Worker {
             job.state = JobState::Running;
             job.started_at = Some(started_at);
         });
-        let outcome = self.outcome(task, report).await;
+        let outcome = self.outcome(task, fence, report).await;
         let finished_at = now();
         store.finish_job(&id, outcome.clone(), finished_at).await?;
         report.job.send_modify(|job| {
@@ -246,9 +354,15 @@ impl Worker {
     }
 
     /// The result of a task, or why it failed; writes its progress to the store now and then.
-    async fn outcome(&self, task: Task, report: &Report) -> Result<Value, String> {
+    async fn outcome(
+        &self,
+        task: Task,
+        fence: Option<Fence>,
+        report: &Report,
+    ) -> Result<Value, String> {
         let id = report.id();
-        let running = task.run(self.book.clone(), self.rejects_dir.clone(), report.clone());
+        let (book, rejects_dir) = (self.book.clone(), self.rejects_dir.clone());
+        let running = task.run(book, rejects_dir, fence, report.clone());
         // On a task of its own, so that a panic ends the job and not the worker.
         let mut running = tokio::spawn(running);
         let mut persist = tokio::time::interval(PERSIST_EVERY);

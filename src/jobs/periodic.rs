@@ -1,21 +1,29 @@
-//! What is done now and then, unasked: scores refreshed, models trained, old entries removed.
+//! What is done now and then, unasked: scores refreshed, models trained, old entries removed. Of several
+//! processes on a store one does it, the leader; what it writes is refused once another one leads.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::{Jobs, Task, TrainRequest, rejects_path};
+use super::{Jobs, Task, TrainRequest, fail_interrupted, rejects_path};
 use crate::app::now;
 use crate::config::Config;
 use crate::error::Result;
+use crate::nodes::LEASE_LASTS;
+use crate::store::{Fence, NODE_LEASE};
 
 /// A pause never lasts longer: someone may have trained meanwhile, and clocks are set.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Enough for what is kept for an hour.
+const FORGET_EVERY: Duration = Duration::from_secs(600);
 /// Enough for what is kept for days.
 const PRUNE_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 pub(super) fn start(jobs: &Jobs, config: &Config) {
+    tokio::spawn(tell_role(jobs.clone()));
+    tokio::spawn(look_after_others(jobs.clone()));
+    tokio::spawn(forget(jobs.clone()));
     if config.refresh_minutes > 0 {
         let every = Duration::from_secs(config.refresh_minutes.saturating_mul(60));
         tokio::spawn(refresh(jobs.clone(), every));
@@ -35,8 +43,9 @@ async fn refresh(jobs: Jobs, every: Duration) {
     ticks.tick().await;
     loop {
         ticks.tick().await;
-        if jobs.book.scorer().is_some()
-            && let Err(error) = jobs.submit(Task::Refresh).await
+        if let Some(fence) = jobs.leader.fence()
+            && let Ok(Some(_)) = jobs.book.scorer().await
+            && let Err(error) = jobs.submit_under(Task::Refresh, Some(fence)).await
         {
             tracing::warn!("skipped a refresh of the scores: {error}");
         }
@@ -46,7 +55,8 @@ async fn refresh(jobs: Jobs, every: Duration) {
 /// Asks for a training whenever the last one is old enough.
 async fn retrain(jobs: Jobs, every: SignedDuration) {
     loop {
-        match retrain_if_due(&jobs, every, now()).await {
+        let fence = jobs.leader.acquired().await;
+        match retrain_if_due(&jobs, fence, every, now()).await {
             Ok(pause) => tokio::time::sleep(pause).await,
             Err(error) => {
                 tracing::warn!("skipped a training: {error:#}");
@@ -59,7 +69,12 @@ async fn retrain(jobs: Jobs, every: SignedDuration) {
 /// Asks for a training if one is due, and answers with how long to wait before looking again. The
 /// store tells when the last one was, so that a restart changes nothing. The first model is somebody's
 /// decision, and without a newly closed deal there is nothing to learn.
-async fn retrain_if_due(jobs: &Jobs, every: SignedDuration, now: Timestamp) -> Result<Duration> {
+async fn retrain_if_due(
+    jobs: &Jobs,
+    fence: Fence,
+    every: SignedDuration,
+    now: Timestamp,
+) -> Result<Duration> {
     let store = jobs.book.store();
     let pause = |wait: SignedDuration| wait.unsigned_abs().min(PAUSE_MAX);
     let Some(last) = store.last_training().await? else {
@@ -69,7 +84,7 @@ async fn retrain_if_due(jobs: &Jobs, every: SignedDuration, now: Timestamp) -> R
     if !wait.is_zero() {
         return Ok(pause(wait));
     }
-    if let Some(champion) = jobs.book.scorer()
+    if let Some(champion) = jobs.book.scorer().await?
         && store.has_closed_since(last).await?
     {
         // What is protected or left out stays so, whoever said it.
@@ -77,7 +92,7 @@ async fn retrain_if_due(jobs: &Jobs, every: SignedDuration, now: Timestamp) -> R
             mapping: Some(champion.model().mapping.clone()),
             ..TrainRequest::default()
         };
-        jobs.submit(Task::Train(request)).await?;
+        jobs.submit_under(Task::Train(request), Some(fence)).await?;
     }
     Ok(pause(every))
 }
@@ -90,14 +105,64 @@ fn until_due(last: Timestamp, every: SignedDuration, now: Timestamp) -> SignedDu
         .clamp(SignedDuration::ZERO, every)
 }
 
+/// Tells the log and the metrics whether this process leads.
+async fn tell_role(jobs: Jobs) {
+    let mut held = jobs.leader.watch();
+    let gauge = metrics::gauge!("dealrank_leader");
+    loop {
+        let fence = held.borrow_and_update().clone();
+        jobs.leading.send_replace(fence.is_some());
+        gauge.set(if fence.is_some() { 1.0 } else { 0.0 });
+        if jobs.book.store().is_shared() {
+            match fence {
+                Some(fence) => tracing::info!(token = fence.token, "this process leads"),
+                None => tracing::info!("this process follows"),
+            }
+        }
+        if held.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Fails the jobs of processes that are gone, as long as this one leads.
+async fn look_after_others(jobs: Jobs) {
+    let mut ticks = tokio::time::interval(LEASE_LASTS);
+    loop {
+        ticks.tick().await;
+        jobs.leader.acquired().await;
+        if let Err(error) = fail_interrupted(&jobs.book, &jobs.node, None).await {
+            tracing::warn!("could not look after interrupted jobs: {error:#}");
+        }
+    }
+}
+
+/// Forgets which deals were erased, once nobody has to follow any more, and who is long gone.
+async fn forget(jobs: Jobs) {
+    let mut ticks = tokio::time::interval(FORGET_EVERY);
+    loop {
+        ticks.tick().await;
+        jobs.leader.acquired().await;
+        let store = jobs.book.store();
+        let forgotten = async {
+            store.forget_erased().await?;
+            store.forget_leases(NODE_LEASE, FORGET_EVERY).await
+        };
+        if let Err(error) = forgotten.await {
+            tracing::warn!("could not forget what nobody needs any more: {error:#}");
+        }
+    }
+}
+
 /// Removes what is older than it is kept, at the start and then once a day.
 async fn prune(jobs: Jobs, keep: SignedDuration, rejects_dir: PathBuf) {
     let mut ticks = tokio::time::interval(PRUNE_EVERY);
     loop {
         ticks.tick().await;
+        let fence = jobs.leader.acquired().await;
         let now = now();
         let cutoff = now.saturating_sub(keep).unwrap_or(Timestamp::MIN);
-        match jobs.book.store().prune(now, cutoff).await {
+        match jobs.book.store().prune(now, cutoff, Some(&fence)).await {
             Ok(pruned) => {
                 for job in &pruned.jobs {
                     // Few jobs have one.

@@ -14,7 +14,7 @@ use crate::ingest::Mapping;
 use crate::model::Model;
 use crate::progress::{OnProgress, Progress};
 use crate::scoring::Scorer;
-use crate::store::{ActivationCause, Which};
+use crate::store::{ActivationCause, Fence, Which};
 use crate::training::challenge::{Challenge, challenge};
 use crate::training::{self, TrainOptions};
 
@@ -50,10 +50,12 @@ pub struct Trained {
 }
 
 /// Trains and registers a model. It becomes the champion if there is none, or if it beat the present
-/// one on deals newer than both had seen; else it waits.
+/// one on deals newer than both had seen; else it waits. Under a `fence`, it becomes nothing once
+/// the lease has changed hands.
 pub async fn train(
     book: &Book,
     request: TrainRequest,
+    fence: Option<&Fence>,
     on_progress: impl Fn(Progress) + Send + Sync + 'static,
 ) -> Result<Trained> {
     let mapping = match request.mapping {
@@ -71,7 +73,7 @@ pub async fn train(
     let deals = read_deals(book, request.closed_since, &*on_progress).await?;
     let deals_count = deals.iter().filter(|deal| !deal.is_open()).count();
     let listener = Arc::clone(&on_progress);
-    let champion = book.scorer();
+    let champion = book.scorer().await?;
     let learn = move || learn(&deals, champion.as_ref(), &options, &*listener);
     let (model, challenge) = tokio::task::spawn_blocking(learn)
         .await
@@ -82,13 +84,13 @@ pub async fn train(
             Some(ActivationCause::First)
         }
         Some(challenge) => {
-            book.register_challenger(&model, challenge, trained_at, &*on_progress)
+            book.register_challenger(&model, challenge, fence, trained_at, &*on_progress)
                 .await?;
             challenge.is_better.then_some(ActivationCause::Challenge)
         }
     };
     if let Some(cause) = activated_by {
-        book.activate_by(&model.version, cause, now(), &*on_progress)
+        book.activate_by(&model.version, cause, fence, now(), &*on_progress)
             .await?;
     }
     Ok(Trained {

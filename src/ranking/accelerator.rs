@@ -25,13 +25,21 @@ pub struct Accelerator {
 enum Backend {
     Memory(MemoryRanking),
     Redis(RedisRanking),
+    None,
+}
+
+/// A generation's ranking as of a number of the global sequence; generation 0 is that of no model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Moment {
+    pub generation: i64,
+    pub seq: i64,
 }
 
 /// How the accelerator is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AcceleratorHealth {
-    /// No Redis is configured; rankings are kept in process.
+    /// No Redis is configured; rankings are kept in process, or are the store's.
     Disabled,
     Up,
     /// Redis answers again and the rankings are being rebuilt; the store answers meanwhile.
@@ -41,7 +49,7 @@ pub enum AcceleratorHealth {
 }
 
 /// How a write moved one deal in the active ranking.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Change {
     pub deal_id: DealId,
     pub before: Option<Member>,
@@ -69,8 +77,8 @@ pub(crate) struct Draft(DraftBackend);
 enum DraftBackend {
     Memory(Order),
     Redis(RedisDraft),
-    /// Redis failed on the way: it will heal on its own.
-    Lost,
+    /// There is nothing to fill, or Redis failed on the way: it will heal on its own.
+    None,
 }
 
 impl Accelerator {
@@ -87,6 +95,12 @@ impl Accelerator {
         Ok(Self::new(Backend::Redis(RedisRanking::new(settings)?)))
     }
 
+    /// None: every answer is the store's. For several processes on one store without Redis, where a
+    /// ranking in one of them would miss what the others write.
+    pub fn none() -> Self {
+        Self::new(Backend::None)
+    }
+
     fn new(backend: Backend) -> Self {
         Self {
             backend,
@@ -96,13 +110,18 @@ impl Accelerator {
 
     pub(crate) fn health(&self) -> AcceleratorHealth {
         match &self.backend {
-            Backend::Memory(_) => AcceleratorHealth::Disabled,
+            Backend::Memory(_) | Backend::None => AcceleratorHealth::Disabled,
             Backend::Redis(redis) => redis.health(),
         }
     }
 
     pub(crate) fn outages(&self) -> u64 {
-        self.healable().map_or(0, RedisRanking::outages)
+        self.in_redis().map_or(0, RedisRanking::outages)
+    }
+
+    /// Whether Redis is a cluster; `None` without Redis.
+    pub(crate) fn is_cluster(&self) -> Option<bool> {
+        self.in_redis().map(RedisRanking::is_cluster)
     }
 
     pub(crate) fn rebuilt_at(&self) -> Option<Timestamp> {
@@ -120,46 +139,64 @@ impl Accelerator {
     }
 
     /// Redis, which may need healing; a ranking in process never does.
-    pub(crate) fn healable(&self) -> Option<&RedisRanking> {
+    pub(crate) fn in_redis(&self) -> Option<&RedisRanking> {
         match &self.backend {
-            Backend::Memory(_) => None,
             Backend::Redis(redis) => Some(redis),
+            Backend::Memory(_) | Backend::None => None,
         }
     }
 
-    /// Up to `limit` deals of a view, the first ones or those after a position.
+    /// Up to `limit` deals of a view: the first ones, or those after a position as of it. Redis may
+    /// have missed something: first pages of it are as of `wanted` or later.
     pub(crate) async fn page(
         &self,
         view: View<'_>,
         after: Option<&Position>,
         limit: usize,
+        wanted: Moment,
     ) -> Keys {
         match &self.backend {
             Backend::Memory(memory) => memory.page(view, after, limit),
-            Backend::Redis(redis) => redis.page(view, after, limit).await,
+            Backend::Redis(redis) => redis.page(view, after, limit, wanted).await,
+            Backend::None => Keys::Unknown,
         }
     }
 
-    /// Follows a commit. Must be called in the order of the commits.
-    pub(crate) async fn apply(&self, seq: i64, changes: &[Change]) {
+    /// Follows a commit that took the store from one moment to a later number. Must be called in the
+    /// order of the commits of this process. False if Redis has missed commits of others before it.
+    pub(crate) async fn apply(&self, before: Moment, seq: i64, changes: &[Change]) -> bool {
         match &self.backend {
             Backend::Memory(memory) => memory.apply(seq, changes),
-            Backend::Redis(redis) => redis.apply(seq, changes).await,
+            Backend::Redis(redis) => return redis.apply(before, seq, changes).await,
+            Backend::None => {}
+        }
+        true
+    }
+
+    /// The score of a deal, if what is kept of it is the one with this number in the ledger.
+    pub(crate) async fn cached_score(&self, id: &DealId, number: i64) -> Option<Score> {
+        match &self.backend {
+            Backend::Memory(memory) => memory.cached_score(id, number),
+            Backend::Redis(redis) => redis.cached_score(id, number).await,
+            Backend::None => None,
         }
     }
 
-    pub(crate) async fn cached_score(&self, model_version: &str, id: &DealId) -> Option<Score> {
+    /// Keeps the score that has a number in the ledger.
+    pub(crate) async fn cache_score(&self, number: i64, score: Score) {
         match &self.backend {
-            Backend::Memory(memory) => memory.cached_score(model_version, id),
-            Backend::Redis(redis) => redis.cached_score(model_version, id).await,
+            Backend::Memory(memory) => memory.cache_score(number, score),
+            Backend::Redis(redis) => redis.cache_score(number, &score).await,
+            Backend::None => {}
         }
     }
 
-    /// Keeps a deal's present score. No write of the deal may be under way.
-    pub(crate) async fn cache_score(&self, score: Score) {
+    /// Forgets what is kept of a deal beside its place in the ranking.
+    pub(crate) async fn forget(&self, id: &DealId) {
         match &self.backend {
-            Backend::Memory(memory) => memory.cache_score(score),
-            Backend::Redis(redis) => redis.cache_score(&score).await,
+            Backend::Memory(memory) => memory.forget(id),
+            Backend::Redis(redis) => redis.forget(id).await,
+            Backend::None => {}
         }
     }
 
@@ -167,10 +204,11 @@ impl Accelerator {
     pub(crate) async fn draft(&self, generation: i64) -> Draft {
         Draft(match &self.backend {
             Backend::Memory(_) => DraftBackend::Memory(Order::default()),
+            Backend::None => DraftBackend::None,
             Backend::Redis(redis) => redis
                 .draft(generation)
                 .await
-                .map_or(DraftBackend::Lost, DraftBackend::Redis),
+                .map_or(DraftBackend::None, DraftBackend::Redis),
         })
     }
 
@@ -183,9 +221,9 @@ impl Accelerator {
                 }
             }
             (Backend::Redis(redis), DraftBackend::Redis(redis_draft)) => {
-                let filled = redis.fill(redis_draft, members).await;
-                if filled.is_none() {
-                    draft.0 = DraftBackend::Lost;
+                let filled = redis_draft.fill(members).await;
+                if redis.or_draft_lost(filled).is_none() {
+                    draft.0 = DraftBackend::None;
                 }
             }
             _ => {}
@@ -204,9 +242,9 @@ impl Accelerator {
                 }
             }
             (Backend::Redis(redis), DraftBackend::Redis(redis_draft)) => {
-                let amended = redis.amend(redis_draft, deal_ids, members).await;
-                if amended.is_none() {
-                    draft.0 = DraftBackend::Lost;
+                let amended = redis_draft.amend(deal_ids, members).await;
+                if redis.or_draft_lost(amended).is_none() {
+                    draft.0 = DraftBackend::None;
                 }
             }
             _ => {}
@@ -228,7 +266,7 @@ impl Accelerator {
                 redis.abandon();
                 return;
             }
-            (Backend::Memory(_), _) => return,
+            (Backend::Memory(_) | Backend::None, _) => return,
         }
         *self
             .rebuilt_at

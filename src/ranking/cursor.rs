@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::accelerator::Moment;
 use super::query::RankingQuery;
 use crate::domain::DealId;
 use crate::error::{Error, Result};
@@ -38,6 +39,13 @@ struct Cursor {
 }
 
 impl Position {
+    pub fn moment(&self) -> Moment {
+        Moment {
+            generation: self.generation,
+            seq: self.seq,
+        }
+    }
+
     pub fn encode(&self, query: &RankingQuery) -> String {
         let cursor = Cursor {
             q: fingerprint(query),

@@ -18,7 +18,8 @@ const SCORE_TTL: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub struct MemoryRanking {
     live: RwLock<Option<Live>>,
-    scores: Cache<DealId, Score>,
+    /// Each with its number in the ledger.
+    scores: Cache<DealId, (i64, Score)>,
 }
 
 #[derive(Debug)]
@@ -50,8 +51,6 @@ impl MemoryRanking {
             &mut *self.live.write().unwrap_or_else(PoisonError::into_inner),
             &mut next,
         );
-        // The same model may have scored again, on another day.
-        self.scores.invalidate_all();
     }
 
     pub(super) fn page(&self, view: View<'_>, after: Option<&Position>, limit: usize) -> Keys {
@@ -72,24 +71,27 @@ impl MemoryRanking {
     }
 
     pub(super) fn apply(&self, seq: i64, changes: &[Change]) {
+        if changes.is_empty() {
+            return;
+        }
         if let Some(live) = &mut *self.live.write().unwrap_or_else(PoisonError::into_inner) {
             for change in changes {
                 live.order.set(&change.deal_id, change.after.clone());
             }
             live.seq = seq;
         }
-        for change in changes {
-            self.scores.invalidate(&change.deal_id);
-        }
     }
 
-    pub(super) fn cached_score(&self, model_version: &str, id: &DealId) -> Option<Score> {
-        self.scores
-            .get(id)
-            .filter(|score| score.model_version == model_version)
+    pub(super) fn cached_score(&self, id: &DealId, number: i64) -> Option<Score> {
+        let (kept, score) = self.scores.get(id)?;
+        (kept == number).then_some(score)
     }
 
-    pub(super) fn cache_score(&self, score: Score) {
-        self.scores.insert(score.deal_id.clone(), score);
+    pub(super) fn cache_score(&self, number: i64, score: Score) {
+        self.scores.insert(score.deal_id.clone(), (number, score));
+    }
+
+    pub(super) fn forget(&self, id: &DealId) {
+        self.scores.invalidate(id);
     }
 }

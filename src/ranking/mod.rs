@@ -13,10 +13,11 @@ mod query;
 mod redis;
 
 pub use accelerator::{Accelerator, AcceleratorHealth};
-pub(crate) use accelerator::{Change, Draft, Keys};
+pub(crate) use accelerator::{Change, Draft, Keys, Moment};
 pub(crate) use cursor::Position;
 pub(crate) use order::{Member, View};
 pub use query::{
     DealSummary, PAGE_ROWS_DEFAULT, PAGE_ROWS_MAX, RankingPage, RankingQuery, RankingRow, Sort,
 };
-pub use redis::RedisSettings;
+pub use redis::{CacheStatus, RedisSettings};
+pub(crate) use redis::{Gap, Mark, RedisRanking};

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::engine::{Row, Sql, Tx};
 use super::{
-    ShadowScore, Store, current_seq, generations, ledger, micros, outbox, shadow, take_seqs,
-    timestamp,
+    Fence, ShadowScore, Store, following, generations, leases, ledger, micros, outbox, shadow,
+    take_seqs, timestamp,
 };
 use crate::domain::{Deal, DealId};
 use crate::error::Result;
@@ -108,6 +108,11 @@ pub(crate) enum ScoreWrite {
 }
 
 impl DealWrite {
+    /// How many numbers of the global sequence it takes.
+    pub fn numbers(&self) -> usize {
+        self.log.len().max(1)
+    }
+
     pub fn is_nothing(&self) -> bool {
         self.document.is_none() && self.log.is_empty() && matches!(self.score, ScoreWrite::Keep)
     }
@@ -246,15 +251,20 @@ impl Store {
 
     /// Writes deals, what was received of them and their scores, all or nothing, if everything is still
     /// as it was when the writes were worked out.
+    ///
+    /// # Errors
+    /// `Conflict` when the lease under which they were worked out has changed hands.
     pub(crate) async fn commit(
         &self,
         writes: &[&DealWrite],
         generation: Option<i64>,
         cause: &str,
+        fence: Option<&Fence>,
     ) -> Result<Commit<Vec<i64>>> {
         let mut tx = self.writer.write().await?;
-        let count = writes.iter().map(|write| write.log.len().max(1)).sum();
+        let count = writes.iter().map(|write| write.numbers()).sum();
         let last_seq = take_seqs(&mut tx, count).await?;
+        leases::check(&mut tx, fence).await?;
         let known = writes
             .iter()
             .map(|write| (&write.deal.id, write.revision_before));
@@ -266,7 +276,7 @@ impl Store {
         let (mut standings, mut moved) = (Vec::new(), Vec::new());
         for write in writes {
             let first_seq = seq + 1;
-            seq += write.log.len().max(1) as i64;
+            seq += write.numbers() as i64;
             revisions.push(seq);
             if let Some(document) = &write.document {
                 upsert_deal(&mut tx, &write.deal, document, seq, write.at).await?;
@@ -321,13 +331,9 @@ impl Store {
             .bind(id.as_str())
             .execute(&mut tx)
             .await?;
+        following::note_erased(&mut tx, id, seq).await?;
         tx.commit().await?;
         Ok(Commit::Done((), seq))
-    }
-
-    pub(crate) async fn seq(&self) -> Result<i64> {
-        let mut tx = self.readers.read().await?;
-        current_seq(&mut tx).await
     }
 }
 
@@ -354,7 +360,7 @@ async fn is_as_planned(
     Ok(known.values().all(Option::is_none))
 }
 
-async fn stored_deals(tx: &mut Tx, ids: &[DealId]) -> Result<Vec<StoredDeal>> {
+pub(super) async fn stored_deals(tx: &mut Tx, ids: &[DealId]) -> Result<Vec<StoredDeal>> {
     let mut sql = Sql::new("SELECT document, revision, updated_at FROM deals WHERE id IN ");
     sql.push_list(ids.iter().map(DealId::as_str));
     let rows = sql.fetch_all(tx).await?;

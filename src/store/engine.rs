@@ -28,6 +28,14 @@ pub(crate) enum Engine {
 }
 
 impl Engine {
+    /// The time by the clock of the database, in microseconds since 1970: the same for all processes.
+    pub fn now(self) -> &'static str {
+        match self {
+            Self::Sqlite => "CAST(unixepoch('subsec') * 1000000 AS INTEGER)",
+            Self::Postgres => "CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS BIGINT)",
+        }
+    }
+
     /// The member of a column of JSON text if it is an object, as JSON text; else NULL.
     pub fn json_object(self, column: &str, member: &str) -> String {
         match self {

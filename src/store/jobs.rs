@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::engine::{Row, Sql};
-use super::{Store, micros, random_id, timestamp};
+use super::{Fence, Store, leases, micros, random_id, timestamp};
 use crate::error::{Error, Result};
 use crate::progress::Progress;
 
@@ -37,16 +37,38 @@ pub struct Job {
     pub result: Option<Value>,
 }
 
+impl Job {
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, JobState::Done | JobState::Failed)
+    }
+}
+
 impl Store {
-    /// A new job in the queue, with an id of its own.
-    pub async fn create_job(&self, kind: &str, at: Timestamp) -> Result<Job> {
+    /// A new job in the queue of a process, with an id of its own.
+    ///
+    /// # Errors
+    /// `Conflict` when it is asked for under a lease that has changed hands.
+    pub async fn create_job(
+        &self,
+        kind: &str,
+        owner: &str,
+        fence: Option<&Fence>,
+        at: Timestamp,
+    ) -> Result<Job> {
         let id = random_id();
-        Sql::new("INSERT INTO jobs (id, kind, state, created_at) VALUES ($1, $2, 'queued', $3)")
-            .bind(&id)
-            .bind(kind)
-            .bind(micros(at))
-            .execute(&self.writer)
-            .await?;
+        let mut tx = self.writer.write().await?;
+        leases::check(&mut tx, fence).await?;
+        Sql::new(
+            "INSERT INTO jobs (id, kind, state, created_at, owner)
+             VALUES ($1, $2, 'queued', $3, $4)",
+        )
+        .bind(&id)
+        .bind(kind)
+        .bind(micros(at))
+        .bind(owner)
+        .execute(&mut tx)
+        .await?;
+        tx.commit().await?;
         self.job(&id).await
     }
 
@@ -145,18 +167,41 @@ impl Store {
         Ok(mapping.context("the result of a job is not JSON")?)
     }
 
-    /// Fails what an earlier process left queued or running; returns how many. For the start.
-    pub async fn fail_interrupted_jobs(&self, at: Timestamp) -> Result<u64> {
-        let failed = Sql::new(
+    /// Fails what processes left queued or running that are gone; returns how many. The embedded store
+    /// has one process, `present`; processes on a shared store hold the lease [`node_lease`] while they
+    /// live, but for `gone`, which is known to be no more.
+    pub async fn fail_interrupted_jobs(
+        &self,
+        present: &str,
+        gone: Option<&str>,
+        at: Timestamp,
+    ) -> Result<u64> {
+        let engine = self.writer.engine();
+        let is_held = leases::is_held(engine, &format!("'{NODE_LEASE}' || coalesce(owner, '')"));
+        let may_live = match self.is_shared() {
+            true => is_held,
+            false => "1 = 0".into(),
+        };
+        Sql::new(format!(
             "UPDATE jobs SET state = 'failed', finished_at = $1,
                     error = 'the service stopped before the job was done'
-             WHERE state IN ('queued', 'running')",
-        )
+             WHERE state IN ('queued', 'running') AND coalesce(owner, '') <> $2
+               AND NOT (coalesce(owner, '') <> $3 AND {may_live})"
+        ))
         .bind(micros(at))
+        .bind(present)
+        .bind(gone.unwrap_or_default())
         .execute(&self.writer)
-        .await?;
-        Ok(failed)
+        .await
     }
+}
+
+/// What the leases of processes begin with.
+pub(crate) const NODE_LEASE: &str = "node:";
+
+/// The lease that a process holds while it lives.
+pub(crate) fn node_lease(node: &str) -> String {
+    format!("{NODE_LEASE}{node}")
 }
 
 fn job(row: &Row) -> Result<Job> {

@@ -4,7 +4,7 @@ use anyhow::Context;
 use jiff::Timestamp;
 
 use super::engine::Sql;
-use super::{Store, micros, timestamp};
+use super::{Fence, Store, leases, micros, timestamp};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::training::challenge::Challenge;
@@ -45,10 +45,12 @@ impl Store {
         &self,
         model: &Model,
         challenge: &Challenge,
+        fence: Option<&Fence>,
         at: Timestamp,
     ) -> Result<()> {
         let json = serde_json::to_string(challenge).context("a challenge is JSON")?;
         let mut tx = self.writer.write().await?;
+        leases::check(&mut tx, fence).await?;
         Sql::new("UPDATE models SET is_challenger = 0 WHERE is_challenger = 1")
             .execute(&mut tx)
             .await?;

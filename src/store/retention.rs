@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 
 use super::engine::{Sql, Tx};
-use super::{Store, current_seq, micros};
+use super::{Fence, Store, current_seq, leases, micros};
 use crate::error::Result;
 
 /// Scores removed in one transaction, so that nobody waits long for the writer.
@@ -26,9 +26,17 @@ impl Store {
     /// Removes what ended before `cutoff`, and notes for later how far the sequence is at `now`: ended
     /// scores carry a number, and no time, of their end. So nothing goes before the first note is
     /// older than the cutoff. Present scores stay, and all that cursors younger than that may ask for.
-    pub async fn prune(&self, now: Timestamp, cutoff: Timestamp) -> Result<Pruned> {
+    ///
+    /// # Errors
+    /// `Conflict` when it is done under a lease that has changed hands.
+    pub async fn prune(
+        &self,
+        now: Timestamp,
+        cutoff: Timestamp,
+        fence: Option<&Fence>,
+    ) -> Result<Pruned> {
         let mut pruned = Pruned::default();
-        if let Some(seq) = self.mark(now, cutoff).await? {
+        if let Some(seq) = self.mark(now, cutoff, fence).await? {
             for generation in self.generations(None).await? {
                 pruned.scores += self.delete_scores(ENDED, generation, seq).await?;
             }
@@ -47,8 +55,14 @@ impl Store {
     }
 
     /// Notes the present number, and answers with the one at the cutoff, which becomes the horizon.
-    async fn mark(&self, now: Timestamp, cutoff: Timestamp) -> Result<Option<i64>> {
+    async fn mark(
+        &self,
+        now: Timestamp,
+        cutoff: Timestamp,
+        fence: Option<&Fence>,
+    ) -> Result<Option<i64>> {
         let mut tx = self.writer.write().await?;
+        leases::check(&mut tx, fence).await?;
         let seq = current_seq(&mut tx).await?;
         Sql::new(
             "INSERT INTO ledger_marks (marked_at, seq) VALUES ($1, $2)

@@ -1,6 +1,7 @@
 //! The suite at the edges: the command line and HTTP, with real servers on free ports.
 
 mod bad_input;
+mod cluster;
 mod crm;
 mod deals;
 mod durability;
@@ -8,6 +9,7 @@ mod files;
 mod ingest;
 mod jobs;
 mod moving;
+mod nodes;
 mod operations;
 mod outbound;
 mod over_time;

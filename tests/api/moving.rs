@@ -197,7 +197,7 @@ async fn embedded_store_is_backed_up_while_it_is_served_and_restored() {
     let served = run(&folder, &["restore", "copy.sqlite", "--force"]);
     assert_eq!(served.status.code(), Some(1), "{served:?}");
     let mut service = service;
-    service.stop();
+    service.crash();
     let unforced = run(&folder, &["restore", "copy.sqlite"]);
     assert_eq!(unforced.status.code(), Some(1), "{unforced:?}");
     let mut damaged = std::fs::read(folder.join("copy.sqlite")).unwrap();

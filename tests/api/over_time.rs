@@ -407,7 +407,7 @@ async fn what_if_tells_the_score_with_changes_that_people_can_make() {
 async fn what_ended_long_ago_goes_and_what_holds_or_may_be_asked_for_stays() {
     let world = World::with(open_deals(5, 12)).await;
     let store = world.book.store();
-    let prune = async |at: Timestamp| store.prune(at, at - days(400)).await.unwrap();
+    let prune = async |at: Timestamp| store.prune(at, at - days(400), None).await.unwrap();
     let owner = json!({"owner": "ana", "attributes": {"source": "partner"}});
     let patched = world.book.patch(&id("d00003"), owner, now()).await.unwrap();
     let entries = async |name: &str| world.book.ledger(&id(name), None, 50).await.unwrap();
@@ -457,7 +457,7 @@ async fn a_page_as_of_a_time_that_is_no_longer_kept_has_expired() {
     let next = async || world.book.ranking(&query, Some(&cursor), now()).await;
     let owner = json!({"owner": "somebody new"});
     world.book.patch(&id("d00003"), owner, now()).await.unwrap();
-    let prune = async |at: Timestamp| world.book.store().prune(at, at - days(400)).await;
+    let prune = async |at: Timestamp| world.book.store().prune(at, at - days(400), None).await;
     assert_eq!(prune(now() + days(1)).await.unwrap().scores, 0);
     assert_eq!(next().await.unwrap().rows.len(), 5);
     assert_eq!(prune(now() + days(402)).await.unwrap().scores, 1);

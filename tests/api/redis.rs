@@ -16,7 +16,7 @@ use crate::world::{OWNERS, World, all_pages, all_rows, id, now, open_deal, open_
 /// Longest wait for anything here.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-async fn until(world: &World, health: AcceleratorHealth) {
+pub async fn until(world: &World, health: AcceleratorHealth) {
     tokio::time::timeout(PATIENCE, world.book.redis_is(health))
         .await
         .unwrap_or_else(|_| panic!("redis is not {health:?}"));
@@ -47,7 +47,7 @@ fn questions() -> Vec<RankingQuery> {
 }
 
 /// All pages of all questions, without the cursors: those differ by where they come from.
-async fn answers(world: &World) -> Vec<Vec<RankingPage>> {
+pub async fn answers(world: &World) -> Vec<Vec<RankingPage>> {
     let mut answers = Vec::new();
     for question in questions() {
         let mut pages = all_pages(&world.book, &question).await;
@@ -73,7 +73,7 @@ async fn page_scripts(redis: &Redis) -> u64 {
 }
 
 /// The same random write to every world.
-async fn write_somewhere(worlds: &[&World], rng: &mut rand_chacha::ChaCha8Rng) {
+pub async fn write_somewhere(worlds: &[&World], rng: &mut rand_chacha::ChaCha8Rng) {
     let name = format!("d{:05}", rng.random_range(0..60));
     let deal: Deal = open_deal(rng, &name);
     let kind = rng.random_range(0..10);

@@ -2,7 +2,7 @@
 //! kill one start it for themselves. And the choice on which of them the suite runs:
 //!
 //! - `DEALRANK_TEST_STORE`: `sqlite` (the default) or `postgres`;
-//! - `DEALRANK_TEST_CACHE`: `none` (the default) or `redis`.
+//! - `DEALRANK_TEST_CACHE`: `none` (the default), `redis`, or `cluster`.
 //!
 //! Tests about one of the stores itself are named `embedded_...` or `shared_...`; where the suite runs on
 //! the other one, they are left out.
@@ -23,6 +23,8 @@ use redis::aio::MultiplexedConnection;
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use tempfile::TempDir;
 
+use crate::cluster::Cluster;
+
 /// Longest wait for a server.
 const PATIENCE: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(10);
@@ -42,8 +44,9 @@ pub fn is_on_postgres() -> bool {
 
 /// The address of the cache that the suite runs with.
 pub fn cache_url() -> Option<String> {
-    match &*choice("DEALRANK_TEST_CACHE", &["none", "redis"]) {
+    match &*choice("DEALRANK_TEST_CACHE", &["none", "redis", "cluster"]) {
         "redis" => Some(REDIS.url()),
+        "cluster" => Some(CLUSTER.url()),
         _ => None,
     }
 }
@@ -108,6 +111,11 @@ impl TestStore {
         }
     }
 
+    /// A database in PostgreSQL, whatever the suite runs on.
+    pub fn in_postgres() -> Self {
+        POSTGRES.new_store()
+    }
+
     /// Does something to the database itself.
     pub async fn execute(&self, statement: &str) {
         let statement = AssertSqlSafe(statement);
@@ -138,10 +146,13 @@ async fn sqlite(path: &Path) -> SqliteConnection {
 /// The settings by which `dealrank` in `folder` uses the store and the cache that the suite runs on.
 pub fn environment(folder: &Path) -> Vec<(&'static str, String)> {
     let mut environment = Vec::new();
-    if let StoreLocation::Postgres(url) = TestStore::of(folder).0 {
+    let settings = std::fs::read_to_string(folder.join("dealrank.toml")).unwrap_or_default();
+    // A test that brings its own store means that one.
+    if !settings.contains("database_url")
+        && let StoreLocation::Postgres(url) = TestStore::of(folder).0
+    {
         environment.push(("DEALRANK_DATABASE_URL", url.expose().to_owned()));
     }
-    let settings = std::fs::read_to_string(folder.join("dealrank.toml")).unwrap_or_default();
     // A test that brings its own Redis means that one.
     if let Some(url) = cache_url().filter(|_| !settings.contains("redis_url")) {
         environment.push(("DEALRANK_REDIS_URL", url));
@@ -151,6 +162,8 @@ pub fn environment(folder: &Path) -> Vec<(&'static str, String)> {
 
 static STORES: LazyLock<Mutex<HashMap<PathBuf, TestStore>>> = LazyLock::new(Mutex::default);
 pub static POSTGRES: LazyLock<Postgres> = LazyLock::new(Postgres::start);
+static CLUSTER: LazyLock<Cluster> =
+    LazyLock::new(|| blocking(async || Cluster::start(false).await));
 static REDIS: LazyLock<Redis> = LazyLock::new(|| blocking(async || Redis::start().await));
 
 /// Runs something on a thread and a runtime of its own: what all tests share belongs to none of theirs.

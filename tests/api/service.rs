@@ -140,15 +140,20 @@ impl Service {
 
     /// Kills the process where it stands and starts another on the same data.
     pub fn crash_and_restart(&mut self) {
-        let _ = self.child.kill();
-        self.child.wait().unwrap();
-        (self.child, self.base) = spawn(self.dir.path(), &[]);
+        self.crash();
+        self.restart();
     }
 
     /// Kills the process where it stands.
-    pub fn stop(&mut self) {
-        self.child.kill().unwrap();
+    pub fn crash(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
         self.child.wait().unwrap();
+    }
+
+    /// Starts another process on the same data.
+    pub fn restart(&mut self) {
+        (self.child, self.base) = spawn(self.dir.path(), &[]);
     }
 
     /// Waits until the process has ended by itself.

@@ -53,7 +53,7 @@ async fn everything_is_found_as_it_was_left() {
         world.book.ledger(&id("d00007"), None, 10).await.unwrap(),
         ledger
     );
-    let scorer = world.book.scorer().unwrap();
+    let scorer = world.book.scorer().await.unwrap().unwrap();
     assert_eq!(scorer.model().version, MODELS[0].version);
 }
 
@@ -263,7 +263,7 @@ async fn without_a_model_deals_are_kept_and_not_ranked() {
         .await;
     assert!(matches!(error, Err(Error::NoModel)));
     assert!(matches!(
-        world.book.refresh(now(), &silent).await,
+        world.book.refresh(now(), None, &silent).await,
         Err(Error::NoModel)
     ));
     let unknown = world.book.activate("none", now(), &silent).await;
@@ -643,7 +643,7 @@ pub async fn activate_while_others_read_and_write(world: &World) {
     assert_eq!(seen_versions.borrow().len(), MODELS.len());
 
     // What was written while the rankings were built is in them as if written afterwards.
-    let scorer = world.book.scorer().unwrap();
+    let scorer = world.book.scorer().await.unwrap().unwrap();
     let rows = all_rows(&world.book, &RankingQuery::default()).await;
     assert_eq!(rows.len(), 1500);
     for row in rows {
@@ -672,12 +672,16 @@ async fn a_refresh_writes_only_what_time_has_moved() {
     let world = World::with(open_deals(18, 50)).await;
     let lines = "SELECT count(*) FROM scores";
     assert_eq!(world.store.count(lines).await, 50);
-    let unmoved = world.book.refresh(now(), &silent).await.unwrap();
+    let unmoved = world.book.refresh(now(), None, &silent).await.unwrap();
     assert_eq!((unmoved.scored, unmoved.changed), (50, 0));
-    let moved = world.book.refresh(now() + days(20), &silent).await.unwrap();
+    let moved = world
+        .book
+        .refresh(now() + days(20), None, &silent)
+        .await
+        .unwrap();
     assert_eq!(moved.scored, 50);
     assert_eq!(world.store.count(lines).await as u64, 50 + moved.changed);
-    let scorer = world.book.scorer().unwrap();
+    let scorer = world.book.scorer().await.unwrap().unwrap();
     for row in all_rows(&world.book, &RankingQuery::default()).await {
         let deal: Deal = world.book.deal(&row.deal.id).await.unwrap().deal;
         let fresh = scorer.score(&deal, now() + days(20));
@@ -689,7 +693,10 @@ async fn a_refresh_writes_only_what_time_has_moved() {
 async fn a_job_tells_how_it_went() {
     let world = World::new(Accelerator::memory()).await;
     let store = world.book.store();
-    let job = store.create_job("import", now()).await.unwrap();
+    let job = store
+        .create_job("import", "one", None, now())
+        .await
+        .unwrap();
     assert_eq!(job.state, JobState::Queued);
     store.start_job(&job.id, now()).await.unwrap();
     let progress = Progress {
@@ -711,10 +718,19 @@ async fn a_job_tells_how_it_went() {
     let done = store.job(&job.id).await.unwrap();
     assert_eq!((done.state, done.result), (JobState::Done, Some(result)));
 
-    let left = store.create_job("train", now()).await.unwrap();
+    let left = store
+        .create_job("train", "gone", None, now())
+        .await
+        .unwrap();
     let world = world.reopen().await;
     let store = world.book.store();
-    assert_eq!(store.fail_interrupted_jobs(now()).await.unwrap(), 1);
+    assert_eq!(
+        store
+            .fail_interrupted_jobs("present", Some("gone"), now())
+            .await
+            .unwrap(),
+        1
+    );
     let left = store.job(&left.id).await.unwrap();
     assert_eq!(left.state, JobState::Failed);
     assert!(left.error.is_some());
@@ -799,7 +815,7 @@ async fn long_work_does_not_take_a_deal_back_in_time() {
         .await
         .unwrap();
     assert_eq!(amount().await, patched);
-    world.book.refresh(began_at, &silent).await.unwrap();
+    world.book.refresh(began_at, None, &silent).await.unwrap();
     assert_eq!(amount().await, patched);
     let mut imported = world.book.deal(&id("d")).await.unwrap().deal;
     imported.amount = Some(3000.into());
@@ -869,7 +885,7 @@ async fn a_training_finds_the_mapping_of_the_latest_import_however_long_ago() {
         .import(closed_deals(32, 200), now())
         .await
         .unwrap();
-    let trained = dealrank::jobs::train(&world.book, TrainRequest::default(), |_| {})
+    let trained = dealrank::jobs::train(&world.book, TrainRequest::default(), None, |_| {})
         .await
         .unwrap();
     let model = world.book.scorer_of(&trained.model_version).await.unwrap();
@@ -889,7 +905,7 @@ async fn a_training_on_the_store_leaves_out_what_only_closed_deals_have() {
     let mut rng = rng(33);
     deals.extend((0..40).map(|index| open_deal(&mut rng, &format!("open {index}"))));
     world.book.import(deals, now()).await.unwrap();
-    let trained = dealrank::jobs::train(&world.book, TrainRequest::default(), |_| {})
+    let trained = dealrank::jobs::train(&world.book, TrainRequest::default(), None, |_| {})
         .await
         .unwrap();
     assert_eq!(trained.deals, 200, "the open ones are not learned from");
