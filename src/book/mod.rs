@@ -3,6 +3,7 @@
 
 //!
 //! - `writing`: what a write does to a deal, and how it reaches the store and the ranking.
+//! - `observing`: dated facts about many deals, as CRMs tell them.
 //! - `activation`: another model, or the same one on another day, over all open deals.
 //! - `challenging`: the model that waits, and its shadow scores.
 //! - `replay`: a deal as it was, from the log of what was received.
@@ -13,6 +14,7 @@ mod activation;
 mod challenging;
 mod healing;
 mod locks;
+mod observing;
 mod paging;
 mod replay;
 mod writing;
@@ -27,6 +29,7 @@ pub use self::activation::{Activated, Refreshed};
 pub use self::challenging::Shadow;
 use self::healing::Journal;
 use self::locks::DealLocks;
+pub use self::observing::{Observed, Sighting};
 pub use self::paging::RETIRED_CURSOR_MINUTES;
 pub use self::replay::replay;
 use crate::domain::deal::Event;

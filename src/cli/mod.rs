@@ -4,6 +4,7 @@
 //! 2 bad usage or input.
 
 mod bar;
+mod deadletters;
 mod doctor;
 mod evaluate;
 mod export;
@@ -42,6 +43,8 @@ enum Command {
     Export(export::Args),
     /// List, show and activate models
     Models(models::Args),
+    /// List, show, replay and discard events of CRMs that could not be applied
+    Deadletters(deadletters::Args),
     /// Look at settings, store, Redis, model and rates, and say what to do
     Doctor(doctor::Args),
     /// Exit with 0 if the service answers, with 1 if not
@@ -67,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Import(args) => import::run(args),
         Command::Export(args) => export::run(args),
         Command::Models(args) => models::run(args),
+        Command::Deadletters(args) => deadletters::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Healthcheck(args) => healthcheck::run(args),
         Command::Simulate(args) => simulate::run(args),
@@ -152,6 +156,7 @@ fn exit_code(error: &Error) -> u8 {
         | Error::NotOffered(_)
         | Error::Busy(_)
         | Error::StoreAway(_)
+        | Error::Overloaded(_)
         | Error::Internal(_) => 1,
     }
 }

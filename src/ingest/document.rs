@@ -156,8 +156,8 @@ pub fn write(deal: &Deal) -> Value {
     document
 }
 
-/// RFC 7396.
-fn merge(target: &mut Value, patch: Value) {
+/// A JSON merge patch (RFC 7396).
+pub fn merge(target: &mut Value, patch: Value) {
     let Value::Object(patch) = patch else {
         *target = patch;
         return;
