@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::engine::{Row, Sql, Tx};
 use super::{
-    ShadowScore, Store, current_seq, generations, ledger, micros, outbox, shadow, take_seqs,
+    ShadowScore, Store, current_seq, generations, inbox, ledger, micros, outbox, shadow, take_seqs,
     timestamp,
 };
 use crate::domain::{Deal, DealId};
@@ -317,6 +317,7 @@ impl Store {
         if !is_as_planned(&mut tx, generation, known).await? {
             return Ok(Commit::Outdated);
         }
+        inbox::forget(&mut tx, id).await?;
         Sql::new("DELETE FROM deals WHERE id = $1")
             .bind(id.as_str())
             .execute(&mut tx)
