@@ -12,7 +12,7 @@ use crate::domain::DealId;
 use crate::error::{Error, Result};
 
 /// How long a process may have an event in hand before another one takes it.
-const CLAIM_SECONDS: i64 = 60;
+const CLAIM_SECONDS: i64 = 10;
 /// Rows removed in one transaction, so that nobody waits long for the writer.
 const PRUNE_ROWS: i64 = 2000;
 
