@@ -54,7 +54,7 @@ impl App {
         let leading = watch::Sender::new(true);
         let store = book.store().clone();
         let outbound = Outbound::start(store, &config, leading.subscribe()).await?;
-        let inbound = Inbound::start(book.clone(), &config.webhooks)?;
+        let inbound = Inbound::start(book.clone(), &config.webhooks, &config.crm)?;
         Ok(Self {
             config,
             book,

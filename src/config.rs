@@ -11,9 +11,9 @@ use toml::{Table, Value};
 use crate::crm::CrmsSettings;
 use crate::domain::Exchange;
 use crate::error::{Error, Result};
+use crate::inbound::Webhooks;
 use crate::outbound::OutboundSettings;
 use crate::store::{DatabaseUrl, StoreLocation};
-use crate::inbound::Webhooks;
 
 /// The default settings as a commented file, as `serve --print-config` shows it.
 pub const DEFAULT_TOML: &str = include_str!("config.default.toml");
@@ -210,7 +210,7 @@ impl Config {
         let named = |reason| Error::Malformed(format!("settings: {reason}"));
         self.outbound.check().map_err(named)?;
         self.crm.check().map_err(named)?;
-        self.webhooks.check()?;
+        self.webhooks.check(&self.crm)?;
         Ok(self)
     }
 
@@ -287,8 +287,15 @@ fn set(settings: &mut Table, path: &[String], text: &str) -> Result<(), String> 
             .map_err(|_| format!("`{text}` is neither `true` nor `false`"))?,
         // Secrets belong into the environment rather than into a file; several stand between commas.
         Some(Value::Array(_)) if last == "secrets" => {
-            let secrets = text.split(',').map(str::trim).filter(|secret| !secret.is_empty());
-            Value::Array(secrets.map(|secret| Value::String(secret.to_owned())).collect())
+            let secrets = text
+                .split(',')
+                .map(str::trim)
+                .filter(|secret| !secret.is_empty());
+            Value::Array(
+                secrets
+                    .map(|secret| Value::String(secret.to_owned()))
+                    .collect(),
+            )
         }
         Some(Value::Table(_) | Value::Array(_)) => {
             return Err("belongs into the settings file".into());
@@ -380,9 +387,21 @@ mod tests {
             ("[training]\nevery = \"0d\"", &[], "shorter"),
             ("", &[("DEALRANK_TRAINING__EVERY", "1 month")], "1 month"),
             ("[webhooks.hubspot]\nsecret = \"x\"", &[], "secret"),
-            ("[webhooks.odoo]\nsecrets = [\"short\"]", &[], "webhooks.odoo.secrets"),
-            ("[webhooks.close]\nfields = { value = \"sum\" }", &[], "fields.value"),
-            ("", &[("DEALRANK_WEBHOOKS__CLOSE__SECRETS", "xyz")], "webhooks.close.secrets"),
+            (
+                "[webhooks.odoo]\nsecrets = [\"short\"]",
+                &[],
+                "webhooks.odoo.secrets",
+            ),
+            (
+                "[webhooks.close]\nfields = { value = \"sum\" }",
+                &[],
+                "fields.value",
+            ),
+            (
+                "",
+                &[("DEALRANK_WEBHOOKS__CLOSE__SECRETS", "xyz")],
+                "webhooks.close.secrets",
+            ),
         ] {
             let message = load(file, environment).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");

@@ -125,6 +125,10 @@ impl super::writing::Revision {
         self.known_events.extend(sighting.key.clone());
         let body = serde_json::json!({ "type": "facts", "facts": sighting.facts });
         self.log(sighting.key, body);
-        Ok(if is_new { Effect::Created } else { Effect::Changed })
+        Ok(if is_new {
+            Effect::Created
+        } else {
+            Effect::Changed
+        })
     }
 }

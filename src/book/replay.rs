@@ -26,7 +26,8 @@ pub fn replay(id: &DealId, events: &[StoredEvent]) -> Result<Option<Deal>> {
         log: Vec::new(),
     };
     for event in events {
-        let intent = intent(id, event).with_context(|| format!("event {} of deal {id}", event.seq))?;
+        let intent =
+            intent(id, event).with_context(|| format!("event {} of deal {id}", event.seq))?;
         revision.take(id, intent, event.received_at)?;
     }
     Ok(revision.deal)

@@ -36,7 +36,11 @@ enum Action {
     },
     /// Apply events again: by the running service within a second, else at its next start
     Replay {
-        #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
+        #[arg(
+            value_name = "ID",
+            required_unless_present = "all",
+            conflicts_with = "all"
+        )]
         ids: Vec<i64>,
         /// All of them
         #[arg(long)]

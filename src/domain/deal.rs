@@ -405,7 +405,11 @@ impl Deal {
         }
         if !is_moved {
             // Another closing time for the same end.
-            while self.outcomes.pop_if(|seen| seen.outcome == outcome).is_some() {}
+            while self
+                .outcomes
+                .pop_if(|seen| seen.outcome == outcome)
+                .is_some()
+            {}
         } else if old.outcomes.is_empty()
             && let Some(at) = old.closed_at
         {
@@ -414,7 +418,11 @@ impl Deal {
         }
         let at = self.closed_at.unwrap_or(received_at);
         insert_outcome(&mut self.outcomes, OutcomeAt { at, outcome });
-        if self.outcomes.last().is_some_and(|last| last.outcome != outcome) {
+        if self
+            .outcomes
+            .last()
+            .is_some_and(|last| last.outcome != outcome)
+        {
             // Dated before what it takes back.
             let at = received_at;
             insert_outcome(&mut self.outcomes, OutcomeAt { at, outcome });
@@ -522,11 +530,7 @@ fn insert_outcome(outcomes: &mut Vec<OutcomeAt>, seen: OutcomeAt) {
 
 /// Beyond [`PAST_ENTRIES_MAX`], drops the entries of a field that stand between two of the same value
 /// and say it too.
-fn thin<T, V: PartialEq>(
-    past: &mut Vec<T>,
-    field: impl Fn(&T) -> &str,
-    value: impl Fn(&T) -> V,
-) {
+fn thin<T, V: PartialEq>(past: &mut Vec<T>, field: impl Fn(&T) -> &str, value: impl Fn(&T) -> V) {
     if past.len() <= PAST_ENTRIES_MAX {
         return;
     }
@@ -822,7 +826,10 @@ mod tests {
         }
         assert!(known.history.len() < 1000, "{}", known.history.len());
         assert_eq!(known.history[0].at, start);
-        let first_b = known.history.iter().find(|c| c.value == AttributeValue::Text("b".into()));
+        let first_b = known
+            .history
+            .iter()
+            .find(|c| c.value == AttributeValue::Text("b".into()));
         let expected = start + jiff::SignedDuration::from_secs(5000);
         assert_eq!(first_b.map(|c| c.at), Some(expected));
     }

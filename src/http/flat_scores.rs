@@ -161,7 +161,9 @@ mod tests {
     #[test]
     fn parameters_become_fields_and_the_rest_attributes() {
         let fields = json!({"stage": "demo", "amount": 5, "created_at": "2026-01-31", "Size": 3});
-        let Value::Object(fields) = fields else { panic!() };
+        let Value::Object(fields) = fields else {
+            panic!()
+        };
         let patch = patch(fields).unwrap();
         assert_eq!(
             patch,

@@ -60,7 +60,8 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
         super::health::live,
         super::health::ready,
         super::health::metrics,
-    )
+    ),
+    components(schemas(crate::inbound::Source))
 )]
 struct Description;
 

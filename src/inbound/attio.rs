@@ -27,6 +27,7 @@ pub static ADAPTER: Adapter = Adapter {
     split,
     deal: |body| Some(at_path(body, "/id/record_id")).filter(|id| !id.is_empty()),
     read,
+    whole: None,
 };
 
 fn split(delivery: &Delivery, settings: &SourceSettings) -> Result<Vec<Part>, Unreadable> {

@@ -41,6 +41,7 @@ pub static ADAPTER: Adapter = Adapter {
     split,
     deal: |body| Some(at_path(body, "/event/object_id")).filter(|id| !id.is_empty()),
     read,
+    whole: None,
 };
 
 fn hexadecimal(secret: &Secret) -> Result<(), String> {
@@ -60,7 +61,10 @@ fn authenticate(
     let stamp = delivery.required("close-sig-timestamp")?;
     let unreadable = Refusal::UnreadableHeader("close-sig-timestamp");
     let seconds = stamp.parse().map_err(|_| unreadable.clone())?;
-    check_time(Timestamp::from_second(seconds).map_err(|_| unreadable)?, now)?;
+    check_time(
+        Timestamp::from_second(seconds).map_err(|_| unreadable)?,
+        now,
+    )?;
     let parts = [stamp.as_bytes(), &delivery.body[..]];
     any(&settings.secrets, |secret| {
         hex(secret.expose()).is_some_and(|key| is_hmac(&key, &parts, &given))
@@ -72,7 +76,9 @@ fn split(delivery: &Delivery, _: &SourceSettings) -> Result<Vec<Part>, Unreadabl
     let part = |pointer| at_path(&body, pointer);
     let (object, action) = (part("/event/object_type"), part("/event/action"));
     if object.is_empty() {
-        return Err(Unreadable::Kept("does not say what it is about: `event.object_type` is missing".into()));
+        return Err(Unreadable::Kept(
+            "does not say what it is about: `event.object_type` is missing".into(),
+        ));
     }
     let is_known = ["created", "updated", "deleted"].contains(&action.as_str());
     if object != "opportunity" || !is_known {
@@ -95,6 +101,10 @@ fn read(context: &Context, body: &Value) -> Result<Reading, Vec<FieldError>> {
     }
     let fields = table.fields(&event["data"]);
     let at = table.as_of(&fields).unwrap_or(stamp);
-    let sighting = Sighting { fields, at, is_whole: true };
+    let sighting = Sighting {
+        fields,
+        at,
+        is_whole: true,
+    };
     Ok(facts(at, table.facts(&sighting, context.now)?, true))
 }

@@ -137,12 +137,22 @@ impl Table {
             Some(beginning) => {
                 self.patterns.retain(|(known, _)| known != beginning);
                 self.patterns.push((beginning.to_owned(), target));
-                self.patterns.sort_by_key(|(b, _)| std::cmp::Reverse(b.len()));
+                self.patterns
+                    .sort_by_key(|(b, _)| std::cmp::Reverse(b.len()));
             }
             None => {
                 self.exact.insert(theirs.to_owned(), target);
             }
         }
+    }
+
+    /// Their names of the fields that are read.
+    pub fn names(&self) -> Vec<&str> {
+        let read = self
+            .exact
+            .iter()
+            .filter(|(_, target)| **target != Target::Ignore);
+        read.map(|(theirs, _)| theirs.as_str()).collect()
     }
 
     fn target(&self, theirs: &str) -> &Target {
@@ -236,7 +246,11 @@ impl Table {
     ///
     /// # Errors
     /// Each field whose value cannot be meant, under their name for it.
-    pub fn facts(&self, sighting: &Sighting, now: Timestamp) -> Result<Vec<Event>, Vec<FieldError>> {
+    pub fn facts(
+        &self,
+        sighting: &Sighting,
+        now: Timestamp,
+    ) -> Result<Vec<Event>, Vec<FieldError>> {
         let mut facts = Facts {
             table: self,
             at: sighting.at,
@@ -279,13 +293,30 @@ struct Ending {
 impl Ending {
     fn outcome(&self) -> Option<Outcome> {
         match self {
-            Self { outcome: Some(outcome), .. } => Some(*outcome),
-            Self { is_won: Some(true), .. } => Some(Outcome::Won),
-            Self { is_lost: Some(true), .. } | Self { is_active: Some(false), .. } => {
-                Some(Outcome::Lost)
+            Self {
+                outcome: Some(outcome),
+                ..
+            } => Some(*outcome),
+            Self {
+                is_won: Some(true), ..
+            } => Some(Outcome::Won),
+            Self {
+                is_lost: Some(true),
+                ..
             }
-            Self { is_closed: Some(true), is_won: Some(false), .. } => Some(Outcome::Lost),
-            Self { is_closed: Some(false), .. } => Some(Outcome::Open),
+            | Self {
+                is_active: Some(false),
+                ..
+            } => Some(Outcome::Lost),
+            Self {
+                is_closed: Some(true),
+                is_won: Some(false),
+                ..
+            } => Some(Outcome::Lost),
+            Self {
+                is_closed: Some(false),
+                ..
+            } => Some(Outcome::Open),
             _ => self.by_stage,
         }
     }
@@ -375,13 +406,19 @@ impl Facts<'_> {
                 self.ending.outcome = Some(*outcome);
                 Ok(())
             }
-            None => Err(format!("`{}` is no outcome that is known", word.escape_debug())),
+            None => Err(format!(
+                "`{}` is no outcome that is known",
+                word.escape_debug()
+            )),
         }
     }
 
     fn change(&mut self, name: &str, field: &str, value: Value) {
         let at = self.at;
-        self.event(name, json!({"type": "change", "at": at, "field": field, "value": value}));
+        self.event(
+            name,
+            json!({"type": "change", "at": at, "field": field, "value": value}),
+        );
     }
 
     /// Takes a fact as a document has it, so that the same rules hold on every path.
@@ -398,7 +435,10 @@ impl Facts<'_> {
     fn finish(mut self, is_whole: bool) -> Result<Vec<Event>, Vec<FieldError>> {
         let at = self.at;
         if let Some((name, stage)) = self.ending.stage.take() {
-            let entered_at = self.ending.stage_entered_at.filter(|entered| *entered <= at);
+            let entered_at = self
+                .ending
+                .stage_entered_at
+                .filter(|entered| *entered <= at);
             let entered_at = entered_at.unwrap_or(at);
             let change =
                 json!({"type": "change", "at": entered_at, "field": "stage", "value": stage});
@@ -428,9 +468,10 @@ impl Facts<'_> {
             // It was there when it was seen, and may be older.
             self.events.push(Event::Created { at });
         }
-        let has_currency = self.events.iter().any(
-            |event| matches!(event, Event::Change(change) if change.field == "currency"),
-        );
+        let has_currency = self
+            .events
+            .iter()
+            .any(|event| matches!(event, Event::Change(change) if change.field == "currency"));
         if let Some(currency) = self.table.currency.filter(|_| !has_currency) {
             self.change("currency", "currency", json!(currency));
         }
@@ -510,7 +551,10 @@ fn boolean(value: &Value) -> Result<Option<bool>, String> {
             "" => Ok(None),
             "true" | "1" => Ok(Some(true)),
             "false" | "0" => Ok(Some(false)),
-            _ => Err(format!("`{}` is neither true nor false", text.escape_debug())),
+            _ => Err(format!(
+                "`{}` is neither true nor false",
+                text.escape_debug()
+            )),
         },
         other => Err(format!("`{other}` is neither true nor false")),
     }
@@ -587,7 +631,11 @@ mod tests {
         let table = table();
         let fields = table.fields(&object);
         let at_ = table.as_of(&fields).unwrap();
-        let sighting = Sighting { fields, at: at_, is_whole: true };
+        let sighting = Sighting {
+            fields,
+            at: at_,
+            is_whole: true,
+        };
         let facts = table.facts(&sighting, at("2026-02-01T00:00:00Z")).unwrap();
         let mut deal = crate::domain::Deal::new(crate::domain::DealId::new("d").unwrap());
         for fact in facts {
@@ -611,7 +659,9 @@ mod tests {
             at: at("2026-01-05T00:00:00Z"),
             is_whole: true,
         };
-        let errors = table.facts(&sighting, at("2026-02-01T00:00:00Z")).unwrap_err();
+        let errors = table
+            .facts(&sighting, at("2026-02-01T00:00:00Z"))
+            .unwrap_err();
         assert_eq!(errors.len(), 1);
         assert_eq!(errors[0].field, "value");
     }

@@ -33,6 +33,7 @@ pub static ADAPTER: Adapter = Adapter {
         ("hs_is_closed_lost", "is_lost"),
         ("notes_last_contacted", "activity.contact.outbound"),
         ("hs_last_sales_activity_timestamp", "activity.sales"),
+        ("dealrank_*", "ignore"),
         ("hs_*", "ignore"),
         ("notes_*", "ignore"),
         ("num_*", "ignore"),
@@ -59,13 +60,16 @@ pub static ADAPTER: Adapter = Adapter {
             .find(|id| !id.is_empty())
     },
     read,
+    whole: Some(|deal, _| deal),
 };
 
 fn split(delivery: &Delivery, _: &SourceSettings) -> Result<Vec<Part>, Unreadable> {
     match delivery.json()? {
         Value::Array(events) => Ok(events.into_iter().flat_map(change).collect()),
         deal @ Value::Object(_) => Ok(vec![whole(deal)]),
-        _ => Err(Unreadable::Kept("is neither a list of events nor a deal".into())),
+        _ => Err(Unreadable::Kept(
+            "is neither a list of events nor a deal".into(),
+        )),
     }
 }
 
@@ -92,7 +96,11 @@ fn change(event: Value) -> Vec<Part> {
         }
         "merge" => {
             let merged = event.get("mergedObjectIds").and_then(Value::as_array);
-            let into = text(event.get("newObjectId").unwrap_or(&event["primaryObjectId"]));
+            let into = text(
+                event
+                    .get("newObjectId")
+                    .unwrap_or(&event["primaryObjectId"]),
+            );
             let merged = merged.into_iter().flatten().filter_map(text);
             merged
                 .filter(|id| Some(id) != into.as_ref())
@@ -128,7 +136,11 @@ fn whole(deal: Value) -> Part {
     let is_dated = deal.pointer("/properties/hs_lastmodifieddate").is_some()
         || values(&deal).any(|(_, _, at)| at.is_some());
     // Without a time of its own, an equal one may tell of a change there and back.
-    let key = if is_dated { hashed(deal.to_string().as_bytes()) } else { unique() };
+    let key = if is_dated {
+        hashed(deal.to_string().as_bytes())
+    } else {
+        unique()
+    };
     Part::Event { key, body: deal }
 }
 
@@ -158,14 +170,20 @@ fn read(context: &Context, body: &Value) -> Result<Reading, Vec<FieldError>> {
     let kind = ["/subscriptionType", "/eventType"].map(|pointer| at_path(body, pointer));
     let kind = kind.iter().find_map(|kind| action(kind, body));
     let meaning = match kind {
-        Some("creation") => return Ok(facts(at, vec![Event::Created { at }], true)),
+        Some("creation") => Meaning::Born {
+            facts: vec![Event::Created { at }],
+        },
         Some("deletion" | "privacyDeletion") => Meaning::Deleted,
         Some("restore") => Meaning::Restored,
         Some("propertyChange") => {
             let name = text(&body["propertyName"]).ok_or_else(|| missing("propertyName"))?;
             let value = body.get("propertyValue").unwrap_or(&Value::Null);
             let fields = vec![(name, value)];
-            let sighting = Sighting { fields, at, is_whole: false };
+            let sighting = Sighting {
+                fields,
+                at,
+                is_whole: false,
+            };
             let read = context.table.facts(&sighting, context.now)?;
             return Ok(facts(at, read, false));
         }
@@ -189,12 +207,20 @@ fn read_whole(context: &Context, body: &Value) -> Result<Reading, Vec<FieldError
     let mut read = Vec::new();
     for (name, value, at) in dated {
         let fields = vec![(name, value)];
-        let sighting = Sighting { fields, at, is_whole: false };
+        let sighting = Sighting {
+            fields,
+            at,
+            is_whole: false,
+        };
         read.extend(context.table.facts(&sighting, context.now)?);
     }
     // A deal that is all dated was there when its first property was.
     let fields = undated;
-    let sighting = Sighting { fields, at, is_whole: true };
+    let sighting = Sighting {
+        fields,
+        at,
+        is_whole: true,
+    };
     read.extend(context.table.facts(&sighting, context.now)?);
     Ok(facts(at, read, true))
 }

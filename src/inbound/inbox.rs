@@ -76,11 +76,7 @@ impl Inbox {
     }
 }
 
-async fn commit_all(
-    store: Store,
-    mut entries: mpsc::UnboundedReceiver<Entry>,
-    on_kept: impl Fn(),
-) {
+async fn commit_all(store: Store, mut entries: mpsc::UnboundedReceiver<Entry>, on_kept: impl Fn()) {
     while let Some(first) = entries.recv().await {
         let mut count = first.arrivals.len();
         let mut together = vec![first];

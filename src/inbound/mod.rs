@@ -7,6 +7,7 @@
 //! - `signature`: the ways to prove who sent a delivery. `fields`: tables of fields, and their reading.
 //! - `settings`: the section `[webhooks]`. `soap`: Salesforce's XML.
 //! - `inbox`: deliveries are kept, many in one commit, and then answered. `worker`: applies what is kept.
+//! - `pull`: asks the CRM where an event says too little.
 
 mod attio;
 mod close;
@@ -15,6 +16,7 @@ mod hubspot;
 mod inbox;
 mod odoo;
 mod pipedrive;
+mod pull;
 mod receiver;
 mod salesforce;
 pub mod settings;
@@ -35,12 +37,12 @@ use crate::domain::Outcome;
 use crate::domain::deal::Event;
 use crate::error::FieldError;
 
+use self::fields::Table;
 pub use self::hubspot::{Action, action_answer};
 pub use self::receiver::{Inbound, Receipt, Rejected, Replayed};
-pub use self::soap::ACKNOWLEDGEMENT;
 pub use self::settings::{Secret, SourceSettings, Webhooks};
-use self::fields::Table;
 use self::signature::Refusal;
+pub use self::soap::ACKNOWLEDGEMENT;
 
 /// Longest key of an event; longer ones are hashed.
 const KEY_BYTES_MAX: usize = 200;
@@ -140,6 +142,8 @@ pub struct Adapter {
     /// The CRM's id of the deal that an event is about.
     pub deal: fn(&Value) -> Option<String>,
     pub read: fn(&Context, &Value) -> Result<Reading, Vec<FieldError>>,
+    /// A deal as the CRM's interface has it, in the form of an event; `None` where nobody can be asked.
+    pub whole: Option<fn(Value, Timestamp) -> Value>,
 }
 
 /// A request as it came in.
@@ -173,7 +177,10 @@ impl Delivery {
     }
 
     fn json(&self) -> Result<Value, Unreadable> {
-        let body = self.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.body);
+        let body = self
+            .body
+            .strip_prefix(b"\xef\xbb\xbf")
+            .unwrap_or(&self.body);
         serde_json::from_slice(body).map_err(|e| Unreadable::Kept(format!("is not JSON: {e}")))
     }
 }
@@ -219,9 +226,11 @@ pub struct Reading {
 pub enum Meaning {
     Facts {
         facts: Vec<Event>,
-        /// Whether they make a deal known that was not: see [`Meaning::is_birth`].
+        /// Whether they make a deal known that was not.
         is_birth: bool,
     },
+    /// The deal is new; what there is of it more, only the CRM can tell.
+    Born { facts: Vec<Event> },
     /// The deal was changed; how, only the CRM can tell.
     Touched,
     /// The deal is gone from the CRM.
@@ -240,7 +249,11 @@ fn facts(at: Timestamp, facts: Vec<Event>, is_birth: bool) -> Reading {
 fn key(parts: &[&str]) -> String {
     let key = parts.join(":");
     let is_plain = key.len() <= KEY_BYTES_MAX && !key.chars().any(char::is_control);
-    if is_plain { key } else { hashed(key.as_bytes()) }
+    if is_plain {
+        key
+    } else {
+        hashed(key.as_bytes())
+    }
 }
 
 /// A key for what has no name of its own: the same for the same content.
@@ -250,7 +263,11 @@ fn hashed(content: &[u8]) -> String {
 
 /// A key like no other, for a sender whose deliveries cannot be told from each other.
 fn unique() -> String {
-    format!("once:{:016x}{:016x}", rand::random::<u64>(), rand::random::<u64>())
+    format!(
+        "once:{:016x}{:016x}",
+        rand::random::<u64>(),
+        rand::random::<u64>()
+    )
 }
 
 /// The text, number or nothing at a path.

@@ -58,19 +58,28 @@ pub static ADAPTER: Adapter = Adapter {
         ids.into_iter().find(|id| !id.is_empty())
     },
     read,
+    whole: None,
 };
 
 fn split(delivery: &Delivery, _: &SourceSettings) -> Result<Vec<Part>, Unreadable> {
     let body = delivery.json()?;
     match at_path(&body, "/_model").as_str() {
-        "" => Err(Unreadable::Kept("does not say what it is about: `_model` is missing".into())),
+        "" => Err(Unreadable::Kept(
+            "does not say what it is about: `_model` is missing".into(),
+        )),
         "crm.lead" => {
             // Without a time of its own, an equal one may tell of a change there and back.
             let is_dated = body.get("write_date").is_some();
-            let key = if is_dated { hashed(&delivery.body) } else { unique() };
+            let key = if is_dated {
+                hashed(&delivery.body)
+            } else {
+                unique()
+            };
             Ok(vec![Part::Event { key, body }])
         }
-        other => Ok(vec![Part::Unknown { kind: other.to_owned() }]),
+        other => Ok(vec![Part::Unknown {
+            kind: other.to_owned(),
+        }]),
     }
 }
 
@@ -83,6 +92,14 @@ fn read(context: &Context, body: &Value) -> Result<Reading, Vec<FieldError>> {
     });
     let fields: Vec<_> = fields.collect();
     let at = context.table.as_of(&fields).unwrap_or(context.received_at);
-    let sighting = Sighting { fields, at, is_whole: true };
-    Ok(facts(at, context.table.facts(&sighting, context.now)?, true))
+    let sighting = Sighting {
+        fields,
+        at,
+        is_whole: true,
+    };
+    Ok(facts(
+        at,
+        context.table.facts(&sighting, context.now)?,
+        true,
+    ))
 }

@@ -45,6 +45,11 @@ pub static ADAPTER: Adapter = Adapter {
     split,
     deal,
     read,
+    whole: Some(|deal, now| {
+        let stamp = deal.get("update_time").cloned();
+        let stamp = stamp.unwrap_or_else(|| json!(now));
+        json!({"meta": {"entity": "deal", "action": "pull", "timestamp": stamp}, "data": deal})
+    }),
 };
 
 fn user_and_password(secret: &Secret) -> Result<(), String> {
@@ -71,7 +76,9 @@ fn split(delivery: &Delivery, _: &SourceSettings) -> Result<Vec<Part>, Unreadabl
     let body = delivery.json()?;
     let (entity, action) = (entity(&body), at_path(&body, "/meta/action"));
     if entity.is_empty() {
-        return Err(Unreadable::Kept("does not say what it is about: `meta` is missing".into()));
+        return Err(Unreadable::Kept(
+            "does not say what it is about: `meta` is missing".into(),
+        ));
     }
     // An activity that belongs to no deal says nothing about one.
     let is_known = match entity.as_str() {
@@ -93,7 +100,14 @@ fn split(delivery: &Delivery, _: &SourceSettings) -> Result<Vec<Part>, Unreadabl
         id => id,
     };
     // In version 2 `meta.id` is a delivery's own, or the entity's once more.
-    let key = key(&[&part("/meta/company_id"), &action, &entity, &id, &stamp, &part("/meta/id")]);
+    let key = key(&[
+        &part("/meta/company_id"),
+        &action,
+        &entity,
+        &id,
+        &stamp,
+        &part("/meta/id"),
+    ]);
     Ok(vec![Part::Event { key, body }])
 }
 
@@ -119,7 +133,9 @@ fn read(context: &Context, body: &Value) -> Result<Reading, Vec<FieldError>> {
     let action = at_path(body, "/meta/action");
     let is_gone = |record: &Value| record["status"] == "deleted" || record["deleted"] == true;
     let record = match record {
-        Some(record) if !["delete", "deleted"].contains(&action.as_str()) && !is_gone(record) => record,
+        Some(record) if !["delete", "deleted"].contains(&action.as_str()) && !is_gone(record) => {
+            record
+        }
         _ => {
             let meaning = Meaning::Deleted;
             return Ok(Reading { at: stamp, meaning });
@@ -131,9 +147,21 @@ fn read(context: &Context, body: &Value) -> Result<Reading, Vec<FieldError>> {
     if never_moved && let Some(created) = record.get("add_time") {
         fields.push(("stage_change_time".into(), created));
     }
-    let at = context.table.as_of(&fields).max(Some(stamp)).unwrap_or(stamp);
-    let sighting = Sighting { fields, at, is_whole: true };
-    Ok(facts(at, context.table.facts(&sighting, context.now)?, true))
+    let at = context
+        .table
+        .as_of(&fields)
+        .max(Some(stamp))
+        .unwrap_or(stamp);
+    let sighting = Sighting {
+        fields,
+        at,
+        is_whole: true,
+    };
+    Ok(facts(
+        at,
+        context.table.facts(&sighting, context.now)?,
+        true,
+    ))
 }
 
 /// An activity counts once it is done.
@@ -146,5 +174,9 @@ fn activity(context: &Context, record: &Value, at: Timestamp) -> Result<Reading,
     let done_at = context.table.time(done_at).ok().flatten().unwrap_or(at);
     let kind = text(&record["type"]).ok_or_else(|| missing("type"))?;
     let event = json!({"type": "activity", "at": done_at, "kind": kind});
-    Ok(facts(at, vec![document::parse_event(event, context.now)?], false))
+    Ok(facts(
+        at,
+        vec![document::parse_event(event, context.now)?],
+        false,
+    ))
 }

@@ -7,15 +7,17 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use super::fields::Table;
+use super::fields::{Table, Target};
 use super::inbox::{Inbox, arrival};
+use super::pull;
 use super::signature::Refusal;
-use super::worker::{self, Applier};
+use super::worker::{self, Applier, Asked};
 use super::{
     Action, Context, Delivery, Part, SOURCES, Source, Unreadable, Webhooks, action_answer, hashed,
 };
 use crate::app::now;
 use crate::book::Book;
+use crate::crm::{CrmKind, CrmsSettings, ScoreFields};
 use crate::domain::{Deal, DealId};
 use crate::error::{Error, Result};
 use crate::store::{InboxEvent, Settled};
@@ -64,7 +66,7 @@ impl Inbound {
     ///
     /// # Errors
     /// `Malformed` when the settings cannot be meant.
-    pub fn start(book: Book, settings: &Webhooks) -> Result<Self> {
+    pub fn start(book: Book, settings: &Webhooks, crms: &CrmsSettings) -> Result<Self> {
         let wake = Arc::new(Notify::new());
         let kept = Arc::clone(&wake);
         let inbox = Inbox::start(
@@ -73,8 +75,9 @@ impl Inbound {
             move || kept.notify_one(),
         );
         let settings = Arc::new(settings.clone());
-        let applier = Arc::new(Applier::new(book.clone(), Arc::clone(&settings))?);
+        let applier = Arc::new(Applier::new(book.clone(), Arc::clone(&settings), crms)?);
         tokio::spawn(worker::work(Arc::clone(&applier), Arc::clone(&wake)));
+        tokio::spawn(pull::work(Arc::clone(&applier)));
         Ok(Self {
             settings,
             book,
@@ -239,11 +242,11 @@ impl Inbound {
         let store = self.book.store();
         let letter = store.dead_letter(seq).await?;
         let now = now();
-        let mut settled = self.applier.apply(vec![letter], now).await?;
+        let mut settled = self.applier.apply(vec![letter], now, Asked::No).await?;
         store.settle_inbox(&settled, now).await?;
         Ok(match settled.pop() {
             Some((_, Settled::Dead(reason))) => Replayed::Dead(reason),
-            Some((_, Settled::Waiting)) => Replayed::Waiting,
+            Some((_, Settled::Waiting | Settled::Unread)) => Replayed::Waiting,
             _ => Replayed::Applied,
         })
     }
@@ -301,11 +304,26 @@ pub(super) fn count(source: Source, outcome: &'static str, events: usize) {
 ///
 /// # Errors
 /// `Malformed`.
-pub(super) fn tables(settings: &Webhooks) -> Result<BTreeMap<Source, Table>> {
+pub(super) fn tables(settings: &Webhooks, crms: &CrmsSettings) -> Result<BTreeMap<Source, Table>> {
     let table = |source: Source| {
         let table = settings.of(source).table(source);
         let wrong = |(key, reason)| Error::Malformed(format!("webhooks.{source}.{key}: {reason}"));
-        Ok((source, table.map_err(wrong)?))
+        let mut table = table.map_err(wrong)?;
+        // What we write ourselves comes back, and is no news: a score is no reason for a score.
+        if let Some(kind) = CrmKind::of(source.as_str()) {
+            let ScoreFields {
+                win_probability,
+                score,
+                grade,
+                expected_value,
+                reasons,
+            } = &crms.of(kind).write_back.fields;
+            for own in [win_probability, score, grade, expected_value, reasons] {
+                table.insert(own, Target::Ignore);
+                table.insert(&format!("custom_fields.{own}"), Target::Ignore);
+            }
+        }
+        Ok((source, table))
     };
     SOURCES.into_iter().map(table).collect()
 }

@@ -32,6 +32,8 @@ pub static ADAPTER: Adapter = Adapter {
         ("Id", "ignore"),
         ("IsDeleted", "ignore"),
         ("ChangeEventHeader*", "ignore"),
+        ("attributes*", "ignore"),
+        ("Dealrank_*", "ignore"),
         ("Last*", "ignore"),
         ("HasOpenActivity", "ignore"),
         ("HasOverdueTask", "ignore"),
@@ -51,6 +53,7 @@ pub static ADAPTER: Adapter = Adapter {
     split,
     deal: |body| Some(at_path(body, "/fields/Id")).filter(|id| !id.is_empty()),
     read,
+    whole: Some(|record, _| json!({ "fields": record })),
 };
 
 fn split(delivery: &Delivery, settings: &SourceSettings) -> Result<Vec<Part>, Unreadable> {
@@ -128,8 +131,16 @@ fn read(context: &Context, body: &Value) -> Result<Reading, Vec<FieldError>> {
     }
     // An update names what changed alone.
     let is_whole = change != Some("UPDATE");
-    let sighting = Sighting { fields, at, is_whole };
-    Ok(facts(at, context.table.facts(&sighting, context.now)?, is_whole))
+    let sighting = Sighting {
+        fields,
+        at,
+        is_whole,
+    };
+    Ok(facts(
+        at,
+        context.table.facts(&sighting, context.now)?,
+        is_whole,
+    ))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::fields::{Table, Target};
 use super::{Adapter, SOURCES, Source};
+use crate::crm::{CrmKind, CrmsSettings};
 use crate::domain::Currency;
 use crate::error::{Error, Result};
 
@@ -96,7 +97,7 @@ impl Webhooks {
 
     /// # Errors
     /// `Malformed`, naming the key, when a value cannot be meant.
-    pub fn check(&self) -> Result<()> {
+    pub fn check(&self, crms: &CrmsSettings) -> Result<()> {
         let wrong = |key: String, reason: String| {
             Error::Malformed(format!("settings: webhooks.{key}: {reason}"))
         };
@@ -116,6 +117,13 @@ impl Webhooks {
         }
         for source in SOURCES {
             let settings = self.of(source);
+            let crm = CrmKind::of(source.as_str()).map(|kind| crms.of(kind));
+            if let Some(crm) = crm.filter(|crm| crm.enabled && settings.is_on())
+                && crm.id_prefix != settings.id_prefix
+            {
+                let reason = format!("is not that of crm.{source}, `{}`", crm.id_prefix);
+                return Err(wrong(format!("{source}.id_prefix"), reason));
+            }
             let named = |key: &str| format!("{source}.{key}");
             for secret in &settings.secrets {
                 (source.adapter().check_secret)(secret)

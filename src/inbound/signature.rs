@@ -78,7 +78,12 @@ pub fn hex(text: &str) -> Option<Vec<u8>> {
         .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
         .collect();
     let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
-    Some(digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect())
+    Some(
+        digits
+            .chunks(2)
+            .map(|pair| pair[0] << 4 | pair[1])
+            .collect(),
+    )
 }
 
 /// A SHA-256 in hexadecimal digits.
@@ -128,7 +133,10 @@ fn hubspot_v3(
 ) -> Result<(), Refusal> {
     let unreadable = Refusal::UnreadableHeader("x-hubspot-request-timestamp");
     let millis = stamp.parse().map_err(|_| unreadable.clone())?;
-    check_time(Timestamp::from_millisecond(millis).map_err(|_| unreadable)?, now)?;
+    check_time(
+        Timestamp::from_millisecond(millis).map_err(|_| unreadable)?,
+        now,
+    )?;
     let given = STANDARD
         .decode(given)
         .map_err(|_| Refusal::UnreadableHeader("x-hubspot-signature-v3"))?;
@@ -227,7 +235,10 @@ mod tests {
 
     #[test]
     fn hubspot_undoes_some_escapes_and_leaves_others() {
-        assert_eq!(hubspot_url("https://a/b?c=%3a%2F%20%25"), "https://a/b?c=:/%20%25");
+        assert_eq!(
+            hubspot_url("https://a/b?c=%3a%2F%20%25"),
+            "https://a/b?c=:/%20%25"
+        );
         assert_eq!(hubspot_url("a%"), "a%");
         assert_eq!(hubspot_url("a%3"), "a%3");
     }
@@ -236,7 +247,10 @@ mod tests {
     fn a_clock_forgives_in_both_directions_and_only_so_far() {
         let now: Timestamp = "2026-06-01T12:00:00Z".parse().unwrap();
         for seconds in [-300, 0, 300] {
-            assert_eq!(check_time(now + SignedDuration::from_secs(seconds), now), Ok(()));
+            assert_eq!(
+                check_time(now + SignedDuration::from_secs(seconds), now),
+                Ok(())
+            );
         }
         for seconds in [-301, 301] {
             let at = now + SignedDuration::from_secs(seconds);

@@ -71,7 +71,9 @@ pub fn parse(body: &[u8]) -> Result<Message, Unreadable> {
                     return Err(broken("it does not begin with a SOAP envelope"));
                 }
                 if open.len() >= DEPTH_MAX {
-                    return Err(Unreadable::Refused("the message is nested too deeply".into()));
+                    return Err(Unreadable::Refused(
+                        "the message is nested too deeply".into(),
+                    ));
                 }
                 begin(&mut message, &reader, &start, &element)?;
                 open.push(element);
@@ -170,7 +172,11 @@ fn end(message: &mut Message, open: &[Open], element: Open) {
         }
         ("sObject", _) if parent.is_outbound => {
             if let Some(notification) = message.notifications.last_mut() {
-                let value = if element.is_nil { Value::Null } else { text.into() };
+                let value = if element.is_nil {
+                    Value::Null
+                } else {
+                    text.into()
+                };
                 notification.fields.insert(element.name, value);
             }
         }
@@ -219,7 +225,10 @@ mod tests {
         let [notification] = &message.notifications[..] else {
             panic!("{message:?}");
         };
-        assert_eq!((&*notification.id, &*notification.kind), ("04l", "Opportunity"));
+        assert_eq!(
+            (&*notification.id, &*notification.kind),
+            ("04l", "Opportunity")
+        );
         assert_eq!(notification.fields["Name"], "A & B é<C>");
         assert_eq!(notification.fields["Amount"], Value::Null);
         assert_eq!(notification.fields["Note"], "");
@@ -234,7 +243,10 @@ mod tests {
         let deep = format!("{}{}", "<a>".repeat(100), "</a>".repeat(100));
         for body in [bomb, message("<o:X>&a;</o:X>"), message(&deep)] {
             let refused = parse(body.as_bytes());
-            assert!(matches!(refused, Err(Unreadable::Refused(_))), "{refused:?}");
+            assert!(
+                matches!(refused, Err(Unreadable::Refused(_))),
+                "{refused:?}"
+            );
         }
     }
 

@@ -51,6 +51,7 @@ pub static ADAPTER: Adapter = Adapter {
         ids.into_iter().find(|id| !id.is_empty())
     },
     read,
+    whole: None,
 };
 
 fn authenticate(
@@ -95,7 +96,9 @@ fn read(context: &Context, body: &Value) -> Result<Reading, Vec<FieldError>> {
         Some("deal.upserted") => Ok(facts(at, of_document(context, data, at)?, true)),
         Some("deal.events") => {
             let events = of_list(context, data, "events", |event| Some(event.clone()))?;
-            let is_birth = events.iter().any(|event| matches!(event, Event::Created { .. }));
+            let is_birth = events
+                .iter()
+                .any(|event| matches!(event, Event::Created { .. }));
             Ok(facts(at, events, is_birth))
         }
         Some("deal.deleted") => {
@@ -107,13 +110,19 @@ fn read(context: &Context, body: &Value) -> Result<Reading, Vec<FieldError>> {
 }
 
 /// A document says what it names, as of its moment; a field that it does not name stays.
-fn of_document(context: &Context, data: &Value, at: Timestamp) -> Result<Vec<Event>, Vec<FieldError>> {
+fn of_document(
+    context: &Context,
+    data: &Value,
+    at: Timestamp,
+) -> Result<Vec<Event>, Vec<FieldError>> {
     let Value::Object(document) = data else {
         return Err(missing("data"));
     };
     let known = |name: &&String| {
         let own = ADAPTER.fields.iter().map(|(theirs, _)| *theirs);
-        own.chain(LOGS).chain(["id", "attributes"]).any(|own| own == name.as_str())
+        own.chain(LOGS)
+            .chain(["id", "attributes"])
+            .any(|own| own == name.as_str())
     };
     let unknown = document.keys().filter(|name| !known(name));
     let unknown: Vec<FieldError> = unknown
@@ -122,22 +131,34 @@ fn of_document(context: &Context, data: &Value, at: Timestamp) -> Result<Vec<Eve
     if !unknown.is_empty() {
         return Err(unknown);
     }
-    let fields = document.iter().filter(|(name, _)| !LOGS.contains(&name.as_str()));
+    let fields = document
+        .iter()
+        .filter(|(name, _)| !LOGS.contains(&name.as_str()));
     let fields = fields.filter(|(name, _)| *name != "attributes");
     let fields = fields.map(|(name, value)| (name.clone(), value)).collect();
-    let sighting = Sighting { fields, at, is_whole: true };
+    let sighting = Sighting {
+        fields,
+        at,
+        is_whole: true,
+    };
     let mut events = context.table.facts(&sighting, context.now)?;
     for (name, value) in data["attributes"].as_object().into_iter().flatten() {
         let change = json!({"type": "change", "at": at, "field": name, "value": value});
         events.push(document::parse_event(change, context.now)?);
     }
-    events.extend(of_list(context, data, "history", |entry| typed(entry, "change"))?);
-    events.extend(of_list(context, data, "activities", |entry| typed(entry, "activity"))?);
-    events.extend(of_list(context, data, "outcomes", |entry| match &entry["outcome"] {
-        Value::String(outcome) if outcome == "open" => {
-            Some(json!({"type": "reopened", "at": entry["at"]}))
+    events.extend(of_list(context, data, "history", |entry| {
+        typed(entry, "change")
+    })?);
+    events.extend(of_list(context, data, "activities", |entry| {
+        typed(entry, "activity")
+    })?);
+    events.extend(of_list(context, data, "outcomes", |entry| {
+        match &entry["outcome"] {
+            Value::String(outcome) if outcome == "open" => {
+                Some(json!({"type": "reopened", "at": entry["at"]}))
+            }
+            _ => typed(entry, "closed"),
         }
-        _ => typed(entry, "closed"),
     })?);
     Ok(events)
 }

@@ -55,11 +55,14 @@ fn deal(source: Source, settings: &SourceSettings, parts: &[Part]) -> (Deal, boo
     let mut deal = Deal::new(DealId::new("d").unwrap());
     let mut is_known = false;
     for part in parts {
-        if let Meaning::Facts { facts, is_birth } = reading(source, settings, part).meaning {
-            is_known |= is_birth;
-            for fact in facts {
-                deal.apply(fact).unwrap();
-            }
+        let (facts, is_birth) = match reading(source, settings, part).meaning {
+            Meaning::Facts { facts, is_birth } => (facts, is_birth),
+            Meaning::Born { facts } => (facts, true),
+            Meaning::Touched | Meaning::Deleted | Meaning::Restored => continue,
+        };
+        is_known |= is_birth;
+        for fact in facts {
+            deal.apply(fact).unwrap();
         }
     }
     (deal, is_known)
@@ -83,7 +86,12 @@ fn a_hubspot_batch_in_any_order_gives_the_same_deal() {
                "subscriptionId": 2, "eventId": at, "propertyName": property, "propertyValue": value})
     };
     let batch = json!([
-        event("deal.propertyChange", 1782371974000, "dealstage", "closedwon"),
+        event(
+            "deal.propertyChange",
+            1782371974000,
+            "dealstage",
+            "closedwon"
+        ),
         event("object.propertyChange", 1782371973000, "amount", "2000"),
         event("deal.creation", 1782371972000, "", ""),
         event("deal.propertyChange", 1782371973500, "Industry", "retail"),
@@ -93,14 +101,22 @@ fn a_hubspot_batch_in_any_order_gives_the_same_deal() {
     batch[1]["objectTypeId"] = json!("0-3");
     let mut parts = events(Source::Hubspot, &batch);
     let unknown = parts.pop().unwrap();
-    assert_eq!(unknown, Part::Unknown { kind: "contact.propertyChange".into() });
+    assert_eq!(
+        unknown,
+        Part::Unknown {
+            kind: "contact.propertyChange".into()
+        }
+    );
     let (forward, is_known) = deal(Source::Hubspot, &settings(&[]), &parts);
     parts.reverse();
     let (backward, _) = deal(Source::Hubspot, &settings(&[]), &parts);
     assert!(is_known);
     assert_eq!(forward, backward);
     assert_eq!(forward.outcome, Outcome::Won);
-    assert_eq!(forward.created_at, Timestamp::from_millisecond(1782371972000).ok());
+    assert_eq!(
+        forward.created_at,
+        Timestamp::from_millisecond(1782371972000).ok()
+    );
     assert_eq!(forward.attributes.len(), 1);
 }
 
@@ -112,16 +128,29 @@ fn a_hubspot_deal_from_a_workflow_is_dated_by_its_properties() {
         "hs_internal": {"value": "x", "timestamp": 1782371974000i64},
     }});
     let parts = events(Source::Hubspot, &body);
-    assert_eq!(parts, events(Source::Hubspot, &body), "dated, so the same twice is one");
+    assert_eq!(
+        parts,
+        events(Source::Hubspot, &body),
+        "dated, so the same twice is one"
+    );
     let (lost, is_known) = deal(Source::Hubspot, &settings(&[]), &parts);
     assert!(is_known);
     assert_eq!(lost.name.as_deref(), Some("Acme"));
-    assert_eq!(lost.closed_at, Timestamp::from_millisecond(1782371974000).ok());
+    assert_eq!(
+        lost.closed_at,
+        Timestamp::from_millisecond(1782371974000).ok()
+    );
     assert!(lost.attributes.is_empty());
     let undated = json!({"objectId": 7, "properties": {"amount": "5"}});
-    assert_ne!(events(Source::Hubspot, &undated), events(Source::Hubspot, &undated));
+    assert_ne!(
+        events(Source::Hubspot, &undated),
+        events(Source::Hubspot, &undated)
+    );
     let contact = json!({"objectId": 7, "objectType": "CONTACT", "properties": {}});
-    assert!(matches!(events(Source::Hubspot, &contact)[..], [Part::Unknown { .. }]));
+    assert!(matches!(
+        events(Source::Hubspot, &contact)[..],
+        [Part::Unknown { .. }]
+    ));
 }
 
 #[test]
@@ -131,7 +160,10 @@ fn deals_that_hubspot_merges_into_another_are_gone() {
     let parts = events(Source::Hubspot, &merge);
     assert_eq!(parts.len(), 2);
     for part in &parts {
-        assert_eq!(reading(Source::Hubspot, &settings(&[]), part).meaning, Meaning::Deleted);
+        assert_eq!(
+            reading(Source::Hubspot, &settings(&[]), part).meaning,
+            Meaning::Deleted
+        );
     }
 }
 
@@ -153,7 +185,10 @@ fn an_older_whole_deal_that_arrives_late_does_not_overwrite_a_newer_one() {
     let (forward, _) = deal(Source::Pipedrive, &settings(&[]), &parts);
     for order in [[2, 1, 0], [1, 2, 0], [2, 0, 1], [1, 0, 2]] {
         let shuffled: Vec<Part> = order.iter().map(|i| parts[*i].clone()).collect();
-        assert_eq!(deal(Source::Pipedrive, &settings(&[]), &shuffled).0, forward);
+        assert_eq!(
+            deal(Source::Pipedrive, &settings(&[]), &shuffled).0,
+            forward
+        );
     }
     assert_eq!(forward.amount, Some(3.into()));
     assert!(forward.is_open(), "it was reopened");
@@ -177,7 +212,10 @@ fn a_pipedrive_activity_counts_once_it_is_done() {
     assert_eq!(done.activities[0].at, at("2026-01-31T10:00:00Z"));
     assert!(of(false).0.activities.is_empty());
     let free = json!({"meta": {"action": "change", "entity": "activity", "timestamp": 1}, "data": {"deal_id": null}});
-    assert!(matches!(events(Source::Pipedrive, &free)[..], [Part::Unknown { .. }]));
+    assert!(matches!(
+        events(Source::Pipedrive, &free)[..],
+        [Part::Unknown { .. }]
+    ));
 }
 
 #[test]
@@ -188,11 +226,20 @@ fn zoho_tells_of_several_deals_at_once() {
     let parts = events(Source::Zoho, &body);
     let (won, is_known) = deal(Source::Zoho, &settings(&[]), &parts[..1]);
     assert!(is_known);
-    assert_eq!((won.outcome, won.owner.as_deref()), (Outcome::Won, Some("5")));
-    assert_eq!(reading(Source::Zoho, &settings(&[]), &parts[1]).meaning, Meaning::Touched);
+    assert_eq!(
+        (won.outcome, won.owner.as_deref()),
+        (Outcome::Won, Some("5"))
+    );
+    assert_eq!(
+        reading(Source::Zoho, &settings(&[]), &parts[1]).meaning,
+        Meaning::Touched
+    );
     let mut sent = delivery(&body.to_string());
     assert_eq!(check(Source::Zoho, &sent, &settings(&["x", "t"])), Ok(()));
-    assert_eq!(check(Source::Zoho, &sent, &settings(&["x"])), Err(Refusal::Mismatch));
+    assert_eq!(
+        check(Source::Zoho, &sent, &settings(&["x"])),
+        Err(Refusal::Mismatch)
+    );
     sent.body = b"{}".to_vec();
     assert!(check(Source::Zoho, &sent, &settings(&["t"])).is_err());
 }
@@ -214,7 +261,10 @@ fn the_settings_say_what_an_installation_has_different() {
                       "user_id": false});
     let (open, _) = deal(Source::Odoo, &settings, &events(Source::Odoo, &body));
     assert_eq!(open.stage.as_deref(), Some("Qualified"));
-    assert_eq!((open.owner, open.currency.map(|c| c.to_string())), (None, Some("EUR".into())));
+    assert_eq!(
+        (open.owner, open.currency.map(|c| c.to_string())),
+        (None, Some("EUR".into()))
+    );
     let names: Vec<&str> = open.attributes.keys().map(String::as_str).collect();
     assert_eq!(names, ["Size", "Stars"]);
     assert_eq!(open.created_at, Some(at("2026-01-15T09:00:00Z")));
@@ -226,25 +276,42 @@ fn the_settings_say_what_an_installation_has_different() {
 
 #[test]
 fn our_own_documents_and_events_are_taken_as_of_their_moment() {
-    let upsert = |at: &str, data: Value| json!({"type": "deal.upserted", "timestamp": at, "data": data});
-    let first = upsert("2026-02-01T00:00:00Z", json!({"id": "d", "stage": "new", "amount": 10,
-        "attributes": {"Size": 3}, "activities": [{"at": "2026-01-30T00:00:00Z", "kind": "call"}]}));
-    let second = upsert("2026-02-05T00:00:00Z", json!({"id": "d", "stage": "demo", "outcome": "open"}));
+    let upsert =
+        |at: &str, data: Value| json!({"type": "deal.upserted", "timestamp": at, "data": data});
+    let first = upsert(
+        "2026-02-01T00:00:00Z",
+        json!({"id": "d", "stage": "new", "amount": 10,
+        "attributes": {"Size": 3}, "activities": [{"at": "2026-01-30T00:00:00Z", "kind": "call"}]}),
+    );
+    let second = upsert(
+        "2026-02-05T00:00:00Z",
+        json!({"id": "d", "stage": "demo", "outcome": "open"}),
+    );
     let lost = json!({"type": "deal.events", "timestamp": "2026-02-03T00:00:00Z", "data": {"deal_id": "d",
         "events": [{"type": "closed", "at": "2026-02-03T00:00:00Z", "outcome": "lost", "id": "e1"}]}});
     let mut sent = delivery("");
     sent.headers.insert("webhook-id".into(), "msg_1".into());
-    let parts: Vec<Part> = [first, second, lost].iter().flat_map(|body| {
-        sent.body = body.to_string().into_bytes();
-        (Source::Standard.adapter().split)(&sent, &settings(&[])).unwrap()
-    }).collect();
+    let parts: Vec<Part> = [first, second, lost]
+        .iter()
+        .flat_map(|body| {
+            sent.body = body.to_string().into_bytes();
+            (Source::Standard.adapter().split)(&sent, &settings(&[])).unwrap()
+        })
+        .collect();
     let (known, is_known) = deal(Source::Standard, &settings(&[]), &parts);
     assert!(is_known && known.is_open());
-    assert_eq!((known.stage.as_deref(), known.amount), (Some("demo"), Some(10.into())));
+    assert_eq!(
+        (known.stage.as_deref(), known.amount),
+        (Some("demo"), Some(10.into()))
+    );
     let reversed: Vec<Part> = parts.into_iter().rev().collect();
     assert_eq!(deal(Source::Standard, &settings(&[]), &reversed).0, known);
     let table = settings(&[]).table(Source::Standard).unwrap();
-    let context = Context { table: &table, received_at: now(), now: now() };
+    let context = Context {
+        table: &table,
+        received_at: now(),
+        now: now(),
+    };
     let wrong = upsert("2026-02-01T00:00:00Z", json!({"id": "d", "colour": 1}));
     let errors = (Source::Standard.adapter().read)(&context, &wrong).unwrap_err();
     assert_eq!(errors[0].field, "data.colour");
@@ -258,18 +325,21 @@ fn what_is_signed_passes_with_either_secret_and_what_is_altered_does_not() {
         let body = sent.body.clone();
         match source {
             Source::Attio => {
-                sent.headers.insert("attio-signature".into(), hmac(key.as_bytes(), &body));
+                sent.headers
+                    .insert("attio-signature".into(), hmac(key.as_bytes(), &body));
             }
             Source::Close => {
                 let content = [stamp.as_bytes(), &body].concat();
                 let code = hmac(&signature::hex(key).unwrap(), &content);
                 sent.headers.insert("close-sig-hash".into(), code);
-                sent.headers.insert("close-sig-timestamp".into(), stamp.clone());
+                sent.headers
+                    .insert("close-sig-timestamp".into(), stamp.clone());
             }
             Source::Pipedrive => {
                 use base64::Engine as _;
                 let code = base64::engine::general_purpose::STANDARD.encode(key);
-                sent.headers.insert("authorization".into(), format!("Basic {code}"));
+                sent.headers
+                    .insert("authorization".into(), format!("Basic {code}"));
             }
             _ => sent.path_secret = Some(key.into()),
         }
@@ -279,12 +349,26 @@ fn what_is_signed_passes_with_either_secret_and_what_is_altered_does_not() {
         (Source::Attio, "k1", "k2", "k3"),
         (Source::Close, "0a0b", "0c0d", "0e0f"),
         (Source::Pipedrive, "u:p", "u:q", "u:r"),
-        (Source::Odoo, "aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb", "cccccccccccccccc"),
-        (Source::Salesforce, "aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb", ""),
+        (
+            Source::Odoo,
+            "aaaaaaaaaaaaaaaa",
+            "bbbbbbbbbbbbbbbb",
+            "cccccccccccccccc",
+        ),
+        (
+            Source::Salesforce,
+            "aaaaaaaaaaaaaaaa",
+            "bbbbbbbbbbbbbbbb",
+            "",
+        ),
     ] {
         let both = settings(&[new, old]);
         for key in [new, old] {
-            assert_eq!(check(source, &signed(source, key), &both), Ok(()), "{source}");
+            assert_eq!(
+                check(source, &signed(source, key), &both),
+                Ok(()),
+                "{source}"
+            );
         }
         let refused = check(source, &signed(source, wrong), &both);
         assert_eq!(refused, Err(Refusal::Mismatch), "{source}");
@@ -293,12 +377,19 @@ fn what_is_signed_passes_with_either_secret_and_what_is_altered_does_not() {
         let mut altered = signed(source, new);
         altered.body.push(b' ');
         let is_body_signed = matches!(source, Source::Attio | Source::Close);
-        assert_eq!(check(source, &altered, &both).is_err(), is_body_signed, "{source}");
+        assert_eq!(
+            check(source, &altered, &both).is_err(),
+            is_body_signed,
+            "{source}"
+        );
     }
     let mut stale = signed(Source::Close, "0a0b");
     let old = (now().as_second() - 301).to_string();
     stale.headers.insert("close-sig-timestamp".into(), old);
-    assert_eq!(check(Source::Close, &stale, &settings(&["0a0b"])), Err(Refusal::Stale));
+    assert_eq!(
+        check(Source::Close, &stale, &settings(&["0a0b"])),
+        Err(Refusal::Stale)
+    );
 }
 
 #[test]
@@ -307,7 +398,10 @@ fn a_body_that_cannot_be_read_is_kept_with_its_reason() {
         for body in ["", "{", "[1", "5"] {
             let sent = delivery(body);
             let split = (source.adapter().split)(&sent, &SourceSettings::default());
-            assert!(matches!(split, Err(Unreadable::Kept(_))), "{source} {body}: {split:?}");
+            assert!(
+                matches!(split, Err(Unreadable::Kept(_))),
+                "{source} {body}: {split:?}"
+            );
         }
     }
 }

@@ -15,6 +15,7 @@ use super::receiver::{count, deal_id, source_of, tables};
 use super::{Context, Meaning, Reading, Source, Webhooks};
 use crate::app::now;
 use crate::book::{Book, Observed, Sighting};
+use crate::crm::{Crm, CrmsSettings};
 use crate::domain::DealId;
 use crate::error::{Error, Result};
 use crate::store::{Claim, Departure, InboxEvent, Settled};
@@ -71,7 +72,10 @@ impl Rounds {
             .claim_inbox(Claim::New, APPLY_EVENTS_MAX, now())
             .await?;
         let is_idle = events.is_empty();
-        if is_due(&mut self.looked_at, if is_idle { Duration::ZERO } else { LOOK_EVERY }) {
+        if is_due(
+            &mut self.looked_at,
+            if is_idle { Duration::ZERO } else { LOOK_EVERY },
+        ) {
             let seq = store.seq().await?;
             let since_seq = self.looked_seq;
             let awaited = Claim::Awaited { since_seq };
@@ -83,8 +87,11 @@ impl Rounds {
         }
         let count = events.len();
         if count > 0 {
-            let settled = applier.apply(events, now()).await?;
+            let settled = applier.apply(events, now(), Asked::No).await?;
             store.settle_inbox(&settled, now()).await?;
+            if settled.iter().any(|(_, state)| *state == Settled::Unread) {
+                applier.unread.notify_one();
+            }
         }
         if is_due(&mut self.measured_at, MEASURE_EVERY) {
             applier.measure().await?;
@@ -102,6 +109,16 @@ pub(super) struct Applier {
     book: Book,
     settings: Arc<Webhooks>,
     tables: BTreeMap<Source, Table>,
+    crms: BTreeMap<Source, Crm>,
+    /// Told of events that say too little.
+    pub unread: Notify,
+}
+
+/// Whether the CRM was asked for the deal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    Yes,
+    No,
 }
 
 /// An event that was read.
@@ -116,13 +133,26 @@ struct Read {
 impl Applier {
     /// # Errors
     /// `Malformed` when the settings cannot be meant.
-    pub fn new(book: Book, settings: Arc<Webhooks>) -> Result<Self> {
-        let tables = tables(&settings)?;
+    pub fn new(book: Book, settings: Arc<Webhooks>, crms: &CrmsSettings) -> Result<Self> {
+        let tables = tables(&settings, crms)?;
+        let crms = Crm::all(crms)?.into_iter();
+        let crms = crms.filter_map(|crm| Some((Source::parse(crm.kind().as_str())?, crm)));
         Ok(Self {
             book,
             settings,
             tables,
+            crms: crms.collect(),
+            unread: Notify::new(),
         })
+    }
+
+    pub fn book(&self) -> &Book {
+        &self.book
+    }
+
+    /// The interface of a source, where it is configured.
+    pub fn crm(&self, source: Source) -> Option<&Crm> {
+        self.crms.get(&source)
     }
 
     pub fn table(&self, source: Source) -> &Table {
@@ -137,6 +167,7 @@ impl Applier {
         &self,
         events: Vec<InboxEvent>,
         now: Timestamp,
+        asked: Asked,
     ) -> Result<Vec<(i64, Settled)>> {
         let mut settled = Vec::with_capacity(events.len());
         let mut reads = Vec::with_capacity(events.len());
@@ -154,7 +185,7 @@ impl Applier {
         for read in &reads {
             self.note_departure(read).await?;
         }
-        self.observe(reads, now, &mut settled).await?;
+        self.observe(reads, now, asked, &mut settled).await?;
         Ok(settled)
     }
 
@@ -183,9 +214,15 @@ impl Applier {
     async fn note_departure(&self, read: &Read) -> Result<()> {
         let at = Some(read.reading.at);
         let departure = match read.reading.meaning {
-            Meaning::Deleted => Departure { departed_at: at, returned_at: None },
-            Meaning::Restored => Departure { departed_at: None, returned_at: at },
-            Meaning::Facts { .. } | Meaning::Touched => return Ok(()),
+            Meaning::Deleted => Departure {
+                departed_at: at,
+                returned_at: None,
+            },
+            Meaning::Restored => Departure {
+                departed_at: None,
+                returned_at: at,
+            },
+            Meaning::Facts { .. } | Meaning::Born { .. } | Meaning::Touched => return Ok(()),
         };
         let store = self.book.store();
         store.put_departure(&read.deal_id, departure).await?;
@@ -204,6 +241,7 @@ impl Applier {
         &self,
         reads: Vec<Read>,
         now: Timestamp,
+        asked: Asked,
         settled: &mut Vec<(i64, Settled)>,
     ) -> Result<()> {
         let ids: Vec<&DealId> = reads.iter().map(|read| &read.deal_id).collect();
@@ -211,10 +249,13 @@ impl Applier {
         let mut seen = Vec::with_capacity(reads.len());
         let mut sightings = Vec::with_capacity(reads.len());
         for read in reads {
-            let gone_until = departures.get(&read.deal_id).and_then(Departure::gone_until);
-            let (facts, is_birth) = match read.reading.meaning {
-                Meaning::Facts { facts, is_birth } => (facts, is_birth),
-                Meaning::Touched | Meaning::Restored => (Vec::new(), false),
+            let gone_until = departures
+                .get(&read.deal_id)
+                .and_then(Departure::gone_until);
+            let (facts, is_birth, is_all) = match read.reading.meaning {
+                Meaning::Facts { facts, is_birth } => (facts, is_birth, true),
+                Meaning::Born { facts } => (facts, true, false),
+                Meaning::Touched | Meaning::Restored => (Vec::new(), false, false),
                 Meaning::Deleted => {
                     count(read.source, "applied", 1);
                     settled.push((read.seq, Settled::Applied));
@@ -226,7 +267,7 @@ impl Applier {
                 settled.push((read.seq, Settled::Applied));
                 continue;
             }
-            seen.push((read.seq, read.source));
+            seen.push((read.seq, read.source, is_all));
             sightings.push(Sighting {
                 deal_id: read.deal_id,
                 key: Some(read.key),
@@ -238,12 +279,15 @@ impl Applier {
             return Ok(());
         }
         let observed = self.take(sightings, now).await?;
-        for ((seq, source), observed) in seen.into_iter().zip(observed) {
+        for ((seq, source, is_all), observed) in seen.into_iter().zip(observed) {
+            let can_ask = asked == Asked::No && self.crms.contains_key(&source);
+            let says_too_little = !is_all || observed == Observed::Unknown;
             let (outcome, state) = match observed {
+                Observed::Refused(reason) => ("dead", Settled::Dead(reason)),
+                _ if can_ask && says_too_little => ("unread", Settled::Unread),
                 Observed::Created | Observed::Changed => ("applied", Settled::Applied),
                 Observed::Unchanged => ("unchanged", Settled::Applied),
                 Observed::Unknown => ("waiting", Settled::Waiting),
-                Observed::Refused(reason) => ("dead", Settled::Dead(reason)),
             };
             count(source, outcome, 1);
             settled.push((seq, state));
@@ -279,6 +323,7 @@ impl Applier {
         let health = self.book.store().inbox_health().await?;
         for (state, count) in [
             ("new", health.new),
+            ("unread", health.unread),
             ("waiting", health.waiting),
             ("dead", health.dead),
         ] {
@@ -300,7 +345,9 @@ impl Applier {
         let reason = format!("its deal has not become known within {days} days");
         let cutoff = before(24 * i64::from(days));
         let expired = store.expire_inbox(cutoff, &reason, now).await?;
-        let pruned = store.prune_inbox(before(self.settings.keep_hours.into())).await?;
+        let pruned = store
+            .prune_inbox(before(self.settings.keep_hours.into()))
+            .await?;
         tracing::debug!(expired, pruned, "tidied the inbox");
         Ok(())
     }

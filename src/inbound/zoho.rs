@@ -49,20 +49,28 @@ pub static ADAPTER: Adapter = Adapter {
     split,
     deal: |body| Some(at_path(body, "/id")).filter(|id| !id.is_empty()),
     read,
+    whole: None,
 };
 
 fn split(delivery: &Delivery, _: &SourceSettings) -> Result<Vec<Part>, Unreadable> {
     let body = delivery.json()?;
     let (module, operation) = (at_path(&body, "/module"), at_path(&body, "/operation"));
     if module.is_empty() {
-        return Err(Unreadable::Kept("does not say what it is about: `module` is missing".into()));
+        return Err(Unreadable::Kept(
+            "does not say what it is about: `module` is missing".into(),
+        ));
     }
     let is_known = ["insert", "update", "delete"].contains(&operation.as_str());
     if !["Deals", "Potentials"].contains(&module.as_str()) || !is_known {
         let kind = format!("{module}.{operation}");
         return Ok(vec![Part::Unknown { kind }]);
     }
-    let list = |name: &str| body.get(name).and_then(Value::as_array).into_iter().flatten();
+    let list = |name: &str| {
+        body.get(name)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+    };
     let mut ids: Vec<String> = list("ids").filter_map(text).collect();
     let affected: Vec<&Value> = list("affected_values").collect();
     let told = affected.iter().map(|value| at_path(value, "/record_id"));
@@ -76,7 +84,10 @@ fn split(delivery: &Delivery, _: &SourceSettings) -> Result<Vec<Part>, Unreadabl
             "values": values.map_or(&Value::Null, |value| &value["values"]),
         });
         let content = format!("{}:{event}", at_path(&body, "/channel_id"));
-        Part::Event { key: hashed(content.as_bytes()), body: event }
+        Part::Event {
+            key: hashed(content.as_bytes()),
+            body: event,
+        }
     });
     Ok(parts.collect())
 }
@@ -91,7 +102,11 @@ fn read(context: &Context, body: &Value) -> Result<Reading, Vec<FieldError>> {
         (_, false) => Meaning::Touched,
         (_, true) => {
             let fields = context.table.fields(&body["values"]);
-            let sighting = Sighting { fields, at, is_whole: is_birth };
+            let sighting = Sighting {
+                fields,
+                at,
+                is_whole: is_birth,
+            };
             let read = context.table.facts(&sighting, context.now)?;
             return Ok(facts(at, read, is_birth));
         }

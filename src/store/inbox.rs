@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 
 /// How long a process may have an event in hand before another one takes it.
 const CLAIM_SECONDS: i64 = 10;
+/// The same where a CRM is asked meanwhile.
+const CLAIM_UNREAD_SECONDS: i64 = 120;
 /// Rows removed in one transaction, so that nobody waits long for the writer.
 const PRUNE_ROWS: i64 = 2000;
 
@@ -48,7 +50,11 @@ pub struct InboxEvent {
 pub(crate) enum Claim {
     New,
     /// Those that wait for a deal which was written after this number of the sequence.
-    Awaited { since_seq: i64 },
+    Awaited {
+        since_seq: i64,
+    },
+    /// Those of whose deals the CRM is to be asked.
+    Unread,
 }
 
 /// What an event came to.
@@ -56,6 +62,10 @@ pub(crate) enum Claim {
 pub(crate) enum Settled {
     Applied,
     Waiting,
+    /// The CRM is to be asked for the whole deal.
+    Unread,
+    /// The same, at that time.
+    Later(Timestamp),
     Dead(String),
 }
 
@@ -78,14 +88,14 @@ impl Departure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct InboxHealth {
     pub new: u64,
+    pub unread: u64,
     pub waiting: u64,
     pub dead: u64,
     /// When the oldest event came that has not been looked at.
     pub oldest_new_at: Option<Timestamp>,
 }
 
-const COLUMNS: &str =
-    "seq, source, event_key, deal_id, received_at, settled_at, reason, body";
+const COLUMNS: &str = "seq, source, event_key, deal_id, received_at, settled_at, reason, body";
 
 impl Store {
     /// Keeps events, all or none; those that are known already are left out. Answers with how many are
@@ -112,6 +122,7 @@ impl Store {
     ) -> Result<Vec<InboxEvent>> {
         let (which, since_seq) = match claim {
             Claim::New => ("state = 'new' AND $3 = 0", 0),
+            Claim::Unread => ("state = 'unread' AND $3 = 0", 0),
             // From the start, most deals were written after: better to ask for each event.
             Claim::Awaited { since_seq: 0 } => (
                 "state = 'waiting' AND $3 = 0
@@ -136,7 +147,11 @@ impl Store {
                 .map(inbox_event)
                 .collect();
         }
-        let until = micros(now) + CLAIM_SECONDS * 1_000_000;
+        let seconds = match claim {
+            Claim::Unread => CLAIM_UNREAD_SECONDS,
+            Claim::New | Claim::Awaited { .. } => CLAIM_SECONDS,
+        };
+        let until = micros(now) + seconds * 1_000_000;
         let rows = Sql::new(format!(
             "UPDATE inbox SET claimed_until = $4
              WHERE seq IN (SELECT seq FROM inbox WHERE {free} FOR UPDATE SKIP LOCKED)
@@ -167,28 +182,35 @@ impl Store {
         for (state, seqs) in [
             ("applied", of(&Settled::Applied)),
             ("waiting", of(&Settled::Waiting)),
+            ("unread", of(&Settled::Unread)),
         ] {
             set_state(&mut tx, state, None, &seqs, now).await?;
         }
         for (seq, settled) in settled {
-            if let Settled::Dead(reason) = settled {
-                set_state(&mut tx, "dead", Some(reason), &[*seq], now).await?;
+            match settled {
+                Settled::Dead(reason) => {
+                    set_state(&mut tx, "dead", Some(reason), &[*seq], now).await?;
+                }
+                Settled::Later(at) => {
+                    Sql::new("UPDATE inbox SET claimed_until = $2 WHERE seq = $1")
+                        .bind(*seq)
+                        .bind(micros(*at))
+                        .execute(&mut tx)
+                        .await?;
+                }
+                Settled::Applied | Settled::Waiting | Settled::Unread => {}
             }
         }
         tx.commit().await
     }
 
     /// What is known of the comings and goings of deals.
-    pub(crate) async fn departures(
-        &self,
-        ids: &[&DealId],
-    ) -> Result<HashMap<DealId, Departure>> {
+    pub(crate) async fn departures(&self, ids: &[&DealId]) -> Result<HashMap<DealId, Departure>> {
         if ids.is_empty() {
             return Ok(HashMap::new());
         }
-        let mut sql = Sql::new(
-            "SELECT deal_id, departed_at, returned_at FROM departures WHERE deal_id IN ",
-        );
+        let mut sql =
+            Sql::new("SELECT deal_id, departed_at, returned_at FROM departures WHERE deal_id IN ");
         sql.push_list(ids.iter().map(|id| id.as_str()));
         let rows = sql.unkept().fetch_all(&self.readers).await?;
         rows.iter()
@@ -235,7 +257,7 @@ impl Store {
     ) -> Result<u64> {
         Sql::new(
             "UPDATE inbox SET state = 'dead', reason = $2, settled_at = $3
-             WHERE state = 'waiting' AND received_at < $1",
+             WHERE state IN ('waiting', 'unread') AND received_at < $1",
         )
         .bind(micros(cutoff))
         .bind(reason)
@@ -267,6 +289,7 @@ impl Store {
         let mut health = InboxHealth::default();
         for (state, count) in [
             ("new", &mut health.new),
+            ("unread", &mut health.unread),
             ("waiting", &mut health.waiting),
             ("dead", &mut health.dead),
         ] {
@@ -324,14 +347,13 @@ impl Store {
         deal_id: Option<&str>,
         body: &Value,
     ) -> Result<()> {
-        let changed = Sql::new(
-            "UPDATE inbox SET body = $2, deal_id = $3 WHERE seq = $1 AND state = 'dead'",
-        )
-        .bind(seq)
-        .bind(body.to_string())
-        .bind(deal_id)
-        .execute(&self.writer)
-        .await?;
+        let changed =
+            Sql::new("UPDATE inbox SET body = $2, deal_id = $3 WHERE seq = $1 AND state = 'dead'")
+                .bind(seq)
+                .bind(body.to_string())
+                .bind(deal_id)
+                .execute(&self.writer)
+                .await?;
         match changed {
             0 => Err(no_letter(seq)),
             _ => Ok(()),

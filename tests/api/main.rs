@@ -23,5 +23,7 @@ mod shared;
 mod simulate;
 mod store;
 mod webhook_fixtures;
+mod webhook_load;
+mod webhook_pull;
 mod webhooks;
 mod world;

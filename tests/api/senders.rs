@@ -63,7 +63,10 @@ pub fn delivery(service: &Service, source: Source, body: &[u8]) -> RequestBuilde
         false => format!("/v1/webhooks/{source}"),
     };
     let now = Timestamp::now();
-    let (millis, seconds) = (now.as_millisecond().to_string(), now.as_second().to_string());
+    let (millis, seconds) = (
+        now.as_millisecond().to_string(),
+        now.as_second().to_string(),
+    );
     let request = service.request(Method::POST, &path);
     let request = match source {
         Source::Hubspot => request
@@ -72,9 +75,10 @@ pub fn delivery(service: &Service, source: Source, body: &[u8]) -> RequestBuilde
                 hubspot_signature(HUBSPOT, &path, body, &millis),
             )
             .header("x-hubspot-request-timestamp", millis),
-        Source::Pipedrive => {
-            request.header("authorization", format!("Basic {}", STANDARD.encode(PIPEDRIVE)))
-        }
+        Source::Pipedrive => request.header(
+            "authorization",
+            format!("Basic {}", STANDARD.encode(PIPEDRIVE)),
+        ),
         Source::Close => {
             let key = [0x0a, 0x0b, 0x0c, 0x0d];
             let code = hex(&mac(&key, &[seconds.as_bytes(), body]));

@@ -17,20 +17,70 @@ use crate::world::rng;
 
 /// File, source, events about deals, others.
 const FILES: [(&str, Source, u64, u64); 19] = [
-    ("hubspot/batch-legacy-event-type.json", Source::Hubspot, 0, 2),
+    (
+        "hubspot/batch-legacy-event-type.json",
+        Source::Hubspot,
+        0,
+        2,
+    ),
     ("hubspot/deal-creation.json", Source::Hubspot, 1, 0),
     ("hubspot/deal-deletion.json", Source::Hubspot, 1, 0),
-    ("hubspot/deal-property-change-amount.json", Source::Hubspot, 1, 0),
-    ("hubspot/deal-property-change-dealstage.json", Source::Hubspot, 1, 0),
-    ("hubspot/deal-batch-out-of-order.json", Source::Hubspot, 4, 0),
+    (
+        "hubspot/deal-property-change-amount.json",
+        Source::Hubspot,
+        1,
+        0,
+    ),
+    (
+        "hubspot/deal-property-change-dealstage.json",
+        Source::Hubspot,
+        1,
+        0,
+    ),
+    (
+        "hubspot/deal-batch-out-of-order.json",
+        Source::Hubspot,
+        4,
+        0,
+    ),
     ("hubspot/deal-old-single.json", Source::Hubspot, 1, 0),
-    ("hubspot/generic-object-property-change.json", Source::Hubspot, 1, 0),
-    ("salesforce/outbound-opportunity.xml", Source::Salesforce, 1, 0),
-    ("salesforce/outbound-deleted-record.xml", Source::Salesforce, 0, 1),
-    ("salesforce/cdc-opportunity-update.json", Source::Salesforce, 1, 0),
+    (
+        "hubspot/generic-object-property-change.json",
+        Source::Hubspot,
+        1,
+        0,
+    ),
+    (
+        "salesforce/outbound-opportunity.xml",
+        Source::Salesforce,
+        1,
+        0,
+    ),
+    (
+        "salesforce/outbound-deleted-record.xml",
+        Source::Salesforce,
+        0,
+        1,
+    ),
+    (
+        "salesforce/cdc-opportunity-update.json",
+        Source::Salesforce,
+        1,
+        0,
+    ),
     ("pipedrive/v1-updated-deal.json", Source::Pipedrive, 1, 0),
-    ("pipedrive/v2-change-deal-int-ids.json", Source::Pipedrive, 1, 0),
-    ("pipedrive/v2-change-deal-string-ids.json", Source::Pipedrive, 1, 0),
+    (
+        "pipedrive/v2-change-deal-int-ids.json",
+        Source::Pipedrive,
+        1,
+        0,
+    ),
+    (
+        "pipedrive/v2-change-deal-string-ids.json",
+        Source::Pipedrive,
+        1,
+        0,
+    ),
     ("pipedrive/v2-delete-deal.json", Source::Pipedrive, 1, 0),
     ("zoho/notification-deals-batch.json", Source::Zoho, 2, 0),
     ("close/opportunity-won.json", Source::Close, 1, 0),
@@ -93,21 +143,39 @@ async fn every_file_is_taken_as_it_says_and_read_as_it_means() {
     assert_eq!(hubspot["created_at"], "2026-06-25T07:19:31.992Z");
     let salesforce = document(&service, "0067F000003pmdWQAQ").await;
     assert_eq!(salesforce["name"], "Express Logistics SLA");
-    assert_eq!((&salesforce["amount"], &salesforce["stage"]), (&json!("120000"), &json!("Perception Analysis")));
+    assert_eq!(
+        (&salesforce["amount"], &salesforce["stage"]),
+        (&json!("120000"), &json!("Perception Analysis"))
+    );
     assert_eq!(salesforce["expected_close_at"], "2017-04-03T00:00:00Z");
     assert_eq!(salesforce["attributes"]["LeadSource"], "Phone Inquiry");
     let older = document(&service, "999").await;
-    assert_eq!((&older["amount"], &older["owner"]), (&json!("1000"), &json!("2428657")));
+    assert_eq!(
+        (&older["amount"], &older["owner"]),
+        (&json!("1000"), &json!("2428657"))
+    );
     assert_eq!(older["created_at"], "2017-04-19T19:43:40Z");
     let newer = document(&service, "2001").await;
-    assert_eq!((&newer["stage"], &newer["currency"]), (&json!("28"), &json!("BRL")));
+    assert_eq!(
+        (&newer["stage"], &newer["currency"]),
+        (&json!("28"), &json!("BRL"))
+    );
     let close = document(&service, KNOWN[3]).await;
-    assert_eq!((&close["amount"], &close["outcome"]), (&json!("1000"), &json!("won")));
+    assert_eq!(
+        (&close["amount"], &close["outcome"]),
+        (&json!("1000"), &json!("won"))
+    );
     assert_eq!(close["closed_at"], "2019-01-15T12:48:23.392Z");
     let odoo = document(&service, "87").await;
-    assert_eq!((&odoo["amount"], &odoo["name"]), (&json!("24000"), &json!("Quote for 12 Tables")));
+    assert_eq!(
+        (&odoo["amount"], &odoo["name"]),
+        (&json!("24000"), &json!("Quote for 12 Tables"))
+    );
     assert_eq!(odoo["attributes"]["tag_ids"], "3; 7");
-    let waiting = service.store().count("SELECT count(*) FROM inbox WHERE state = 'waiting'").await;
+    let waiting = service
+        .store()
+        .count("SELECT count(*) FROM inbox WHERE state = 'waiting'")
+        .await;
     // An old change, a change event, two of Zoho and one of Attio: their deals are not known.
     assert_eq!(waiting, 5);
     for (path, id) in [
@@ -115,12 +183,20 @@ async fn every_file_is_taken_as_it_says_and_read_as_it_means() {
         ("pipedrive/v2-delete-deal.json", "2001"),
     ] {
         let source = Source::parse(path.split('/').next().unwrap()).unwrap();
-        send(&service, source, &fixture(path).unwrap()).await.ok(200);
+        send(&service, source, &fixture(path).unwrap())
+            .await
+            .ok(200);
         settled(&service).await;
-        assert_eq!(service.get(&format!("/v1/deals/{id}")).await.problem(404), "not_found");
+        assert_eq!(
+            service.get(&format!("/v1/deals/{id}")).await.problem(404),
+            "not_found"
+        );
     }
     let empty = fixture("salesforce/outbound-deleted-record.xml").unwrap();
-    assert_eq!(send(&service, Source::Salesforce, &empty).await.ok(200), ACKNOWLEDGEMENT);
+    assert_eq!(
+        send(&service, Source::Salesforce, &empty).await.ok(200),
+        ACKNOWLEDGEMENT
+    );
     let letters = service.get("/v1/deadletters").await.ok(200);
     assert_eq!(letters["deadletters"], json!([]));
 }
@@ -136,13 +212,18 @@ async fn every_file_twice_in_any_order_gives_the_same_deals() {
     }
     settled(&once).await;
     let expected = documents(&once).await;
-    assert_eq!(expected.iter().filter(|deal| deal.is_object()).count(), KNOWN.len());
+    assert_eq!(
+        expected.iter().filter(|deal| deal.is_object()).count(),
+        KNOWN.len()
+    );
     let mut twice: Vec<_> = FILES.iter().chain(&FILES).collect();
     for seed in 0..3 {
         twice.shuffle(&mut rng(seed));
         let shuffled = Service::with_settings(&settings());
         for (path, source, ..) in &twice {
-            send(&shuffled, *source, &fixture(path).unwrap()).await.ok(200);
+            send(&shuffled, *source, &fixture(path).unwrap())
+                .await
+                .ok(200);
             // And once more to where they are all known.
             send(&once, *source, &fixture(path).unwrap()).await.ok(200);
         }
@@ -177,7 +258,10 @@ impl Vector {
                 body: body.as_str().unwrap().as_bytes().to_vec(),
             },
             settings: SourceSettings {
-                secrets: vec![Secret::new("another"), Secret::new(secret.as_str().unwrap())],
+                secrets: vec![
+                    Secret::new("another"),
+                    Secret::new(secret.as_str().unwrap()),
+                ],
                 ..SourceSettings::default()
             },
             now: Timestamp::now(),
@@ -197,7 +281,10 @@ impl Vector {
 
 fn all_vectors() -> Option<Vec<Vector>> {
     let mut all = Vec::new();
-    for v in vectors("hubspot/signature-vectors.json")?.as_array().unwrap() {
+    for v in vectors("hubspot/signature-vectors.json")?
+        .as_array()
+        .unwrap()
+    {
         let mut vector = Vector::new(Source::Hubspot, &v["secret"], &v["body"]);
         if v["version"] == "v3" {
             vector.header("X-HubSpot-Signature-v3", &v["signature"]);
@@ -224,7 +311,10 @@ fn all_vectors() -> Option<Vec<Vector>> {
     let mut vector = Vector::new(Source::Attio, &attio["secret"], &attio["body"]);
     vector.header("Attio-Signature", &attio["Attio-Signature"]);
     all.push(vector);
-    for v in vectors("standard-webhooks/signature-vectors.json")?.as_array().unwrap() {
+    for v in vectors("standard-webhooks/signature-vectors.json")?
+        .as_array()
+        .unwrap()
+    {
         let mut vector = Vector::new(Source::Standard, &v["secret"], &v["body"]);
         for header in ["webhook-id", "webhook-timestamp", "webhook-signature"] {
             vector.header(header, &v[header]);
@@ -248,7 +338,11 @@ fn all_signatures_pass_and_altered_ones_do_not() {
         let secret = vector.settings.secrets.pop().unwrap();
         assert_eq!(vector.check(), Err(Refusal::Mismatch));
         vector.settings.secrets.push(secret);
-        let is_dated = vector.delivery.headers.keys().any(|name| name.contains("timestamp"));
+        let is_dated = vector
+            .delivery
+            .headers
+            .keys()
+            .any(|name| name.contains("timestamp"));
         for minutes in [-6, 6] {
             let now = vector.now;
             vector.now += jiff::SignedDuration::from_mins(minutes);
@@ -261,7 +355,10 @@ fn all_signatures_pass_and_altered_ones_do_not() {
             less.headers.remove(name);
             let authenticate = vector.source.adapter().authenticate;
             let refused = authenticate(&less, &vector.settings, vector.now);
-            assert!(matches!(refused, Err(Refusal::MissingHeader(_))), "{refused:?}");
+            assert!(
+                matches!(refused, Err(Refusal::MissingHeader(_))),
+                "{refused:?}"
+            );
         }
     }
 }
@@ -276,7 +373,10 @@ async fn the_workflow_action_is_answered_with_the_score() {
     };
     let service = Service::with_settings(&settings());
     let failed = send(&service, Source::Hubspot, &request).await.ok(200);
-    assert_eq!(failed["outputFields"]["hs_execution_state"], "FAIL_CONTINUE");
+    assert_eq!(
+        failed["outputFields"]["hs_execution_state"],
+        "FAIL_CONTINUE"
+    );
     let version = service.train().await;
     let answer = send(&service, Source::Hubspot, &request).await.ok(200);
     let fields = answer["outputFields"].as_object().unwrap();
@@ -291,7 +391,10 @@ async fn the_workflow_action_is_answered_with_the_score() {
                          "attributes": {"source": "partner"}});
     service.put("/v1/deals/904", &partner).await.ok(201);
     let known = send(&service, Source::Hubspot, &request).await.ok(200);
-    assert_ne!(known["outputFields"]["win_probability"], fields["win_probability"]);
+    assert_ne!(
+        known["outputFields"]["win_probability"],
+        fields["win_probability"]
+    );
 }
 
 #[tokio::test]

@@ -7,9 +7,7 @@ use jiff::Timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::senders::{
-    HUBSPOT, URL_SECRET, delivery, hubspot_signature, send, send_json, settings,
-};
+use crate::senders::{HUBSPOT, URL_SECRET, delivery, hubspot_signature, send, send_json, settings};
 use crate::service::{Answer, Service, answer, binary_in, deal};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -19,7 +17,11 @@ const POLL: Duration = Duration::from_millis(20);
 pub async fn settled(service: &Service) {
     let store = service.store();
     let deadline = Instant::now() + DEADLINE;
-    while store.count("SELECT count(*) FROM inbox WHERE state = 'new'").await > 0 {
+    while store
+        .count("SELECT count(*) FROM inbox WHERE state = 'new'")
+        .await
+        > 0
+    {
         assert!(Instant::now() < deadline, "{}", service.log());
         tokio::time::sleep(POLL).await;
     }
@@ -63,7 +65,10 @@ const T: i64 = 1_767_225_600_000;
 #[tokio::test]
 async fn events_for_a_deal_that_is_not_known_wait_until_it_is_put() {
     let service = Service::with_settings(&settings());
-    let events = json!([change(7, T + 5000, "amount", "70"), change(7, T + 4000, "amount", "60")]);
+    let events = json!([
+        change(7, T + 5000, "amount", "70"),
+        change(7, T + 4000, "amount", "60")
+    ]);
     let taken = send_json(&service, Source::Hubspot, &events).await.ok(200);
     assert_eq!(taken, json!({"received": 2, "unknown": 0}));
     settled(&service).await;
@@ -107,13 +112,18 @@ async fn secrets_rotate_with_overlap_and_nobody_else_is_listened_to() {
         signed("new", &altered, now).await,
         signed("new", &body, too_old).await,
         signed("new", &body, now + 302_000).await,
-        service.post_raw(path, "application/json", body.clone()).await,
+        service
+            .post_raw(path, "application/json", body.clone())
+            .await,
     ] {
         assert_eq!(refused.problem(401), "unauthenticated");
     }
     let off = service.post("/v1/webhooks/pipedrive", &json!({})).await;
     assert_eq!(off.problem(404), "webhook_off");
-    assert!(off.detail().contains("webhooks.pipedrive.secrets"), "{off:?}");
+    assert!(
+        off.detail().contains("webhooks.pipedrive.secrets"),
+        "{off:?}"
+    );
     let nobody = service.post("/v1/webhooks/nobody", &json!({})).await;
     assert_eq!(nobody.problem(404), "unknown_route");
 }
@@ -130,12 +140,18 @@ async fn what_was_answered_survives_a_kill_and_is_applied_once() {
         assert_eq!(taken.ok(200)["received"], 50);
         service.crash_and_restart();
         // Nobody told the sender that it had been heard.
-        send_json(&service, Source::Hubspot, &json!(events)).await.ok(200);
+        send_json(&service, Source::Hubspot, &json!(events))
+            .await
+            .ok(200);
         settled(&service).await;
         for id in &ids {
             let found = service.get(&format!("/v1/deals/{id}")).await.ok(200);
             assert_eq!(found["deal"]["amount"], "5", "{id}");
-            assert_eq!(found["deal"]["history"].as_array().unwrap().len(), 1, "{id}");
+            assert_eq!(
+                found["deal"]["history"].as_array().unwrap().len(),
+                1,
+                "{id}"
+            );
         }
     }
     let logged = service.store().count("SELECT count(*) FROM events").await;
@@ -152,24 +168,42 @@ async fn a_dead_letter_is_read_repaired_and_replayed() {
     let letters = service.get("/v1/deadletters?limit=1").await.ok(200);
     assert_eq!(letters["deadletters"].as_array().unwrap().len(), 1);
     let next = letters["next_after"].as_i64().unwrap();
-    let rest = service.get(&format!("/v1/deadletters?after={next}")).await.ok(200);
+    let rest = service
+        .get(&format!("/v1/deadletters?after={next}"))
+        .await
+        .ok(200);
     assert_eq!(rest["next_after"], Value::Null);
     let all = [&letters["deadletters"][0], &rest["deadletters"][0]];
     let letter = |is_readable: bool| {
         let mut all = all.iter();
-        *all.find(|letter| letter["deal_id"].is_string() == is_readable).unwrap()
+        *all.find(|letter| letter["deal_id"].is_string() == is_readable)
+            .unwrap()
     };
     let (readable, unreadable) = (letter(true), letter(false));
     assert_eq!(readable["deal_id"], "5");
-    assert!(readable["reason"].as_str().unwrap().contains("value"), "{readable}");
-    assert!(unreadable["reason"].as_str().unwrap().contains("not JSON"), "{unreadable}");
+    assert!(
+        readable["reason"].as_str().unwrap().contains("value"),
+        "{readable}"
+    );
+    assert!(
+        unreadable["reason"].as_str().unwrap().contains("not JSON"),
+        "{unreadable}"
+    );
 
     let at = format!("/v1/deadletters/{}", readable["id"]);
-    let again = service.post(&format!("{at}/replay"), &json!({})).await.ok(200);
+    let again = service
+        .post(&format!("{at}/replay"), &json!({}))
+        .await
+        .ok(200);
     assert_eq!(again["state"], "dead");
-    let repaired = service.send(Method::PATCH, &at, &json!({"data": {"value": 12}})).await;
+    let repaired = service
+        .send(Method::PATCH, &at, &json!({"data": {"value": 12}}))
+        .await;
     assert_eq!(repaired.ok(200)["body"]["data"]["value"], 12);
-    let replayed = service.post(&format!("{at}/replay"), &json!({})).await.ok(200);
+    let replayed = service
+        .post(&format!("{at}/replay"), &json!({}))
+        .await
+        .ok(200);
     assert_eq!(replayed, json!({"state": "applied", "reason": null}));
     let found = service.get("/v1/deals/5").await.ok(200);
     assert_eq!(found["deal"]["amount"], "12");
@@ -182,7 +216,9 @@ async fn a_dead_letter_is_read_repaired_and_replayed() {
     assert_eq!(still_wrong.problem(422), "invalid");
     let event = pipedrive(6, "2026-02-01T00:00:00Z", "3");
     assert_eq!(service.put(&at, &event).await.ok(200)["deal_id"], "6");
-    let replayed = service.post("/v1/deadletters/replay?source=pipedrive", &json!({})).await;
+    let replayed = service
+        .post("/v1/deadletters/replay?source=pipedrive", &json!({}))
+        .await;
     assert_eq!(replayed.ok(202), json!({"replayed": 1}));
     deal_when(&service, "6", |deal| deal["amount"] == "3").await;
 }
@@ -208,16 +244,28 @@ async fn the_command_line_lists_replays_and_discards_dead_letters() {
         .collect();
     assert_eq!(ids.len(), 3);
     let (_, shown) = run(&["show", &ids[0]]);
-    assert_eq!(serde_json::from_str::<Value>(&shown).unwrap()["body"]["data"]["value"], "much");
-    assert_eq!(run(&["discard", &ids[1]]), (Some(0), "discarded 1\n".into()));
+    assert_eq!(
+        serde_json::from_str::<Value>(&shown).unwrap()["body"]["data"]["value"],
+        "much"
+    );
+    assert_eq!(
+        run(&["discard", &ids[1]]),
+        (Some(0), "discarded 1\n".into())
+    );
     assert_eq!(run(&["show", &ids[1]]).0, Some(2));
     let at = format!("/v1/deadletters/{}", ids[0]);
-    service.send(Method::PATCH, &at, &json!({"data": {"value": 8}})).await.ok(200);
+    service
+        .send(Method::PATCH, &at, &json!({"data": {"value": 8}}))
+        .await
+        .ok(200);
     assert_eq!(run(&["replay", "--all"]), (Some(0), "replayed 2\n".into()));
     deal_when(&service, "0", |deal| deal["amount"] == "8").await;
     settled(&service).await;
     let (_, left) = run(&[]);
-    assert!(left.contains("pipedrive") && left.lines().count() == 1, "{left}");
+    assert!(
+        left.contains("pipedrive") && left.lines().count() == 1,
+        "{left}"
+    );
 }
 
 #[tokio::test]
@@ -235,7 +283,11 @@ async fn a_deal_that_left_its_crm_leaves_the_ranking_and_late_events_do_not_brin
     assert!(ranked().await);
     let mut gone = creation(9, T + 5000);
     gone["subscriptionType"] = json!("deal.deletion");
-    let late = json!([gone, change(9, T + 4000, "dealstage", "demo"), creation(9, T + 1)]);
+    let late = json!([
+        gone,
+        change(9, T + 4000, "dealstage", "demo"),
+        creation(9, T + 1)
+    ]);
     send_json(&service, Source::Hubspot, &late).await.ok(200);
     settled(&service).await;
     assert!(!ranked().await);
@@ -249,7 +301,10 @@ async fn a_deal_that_left_its_crm_leaves_the_ranking_and_late_events_do_not_brin
 
 #[tokio::test]
 async fn salesforce_is_acknowledged_and_other_organizations_are_not_heard() {
-    let toml = format!("{}\nsalesforce.organization_ids = ['00D7F00000107Xs']", settings());
+    let toml = format!(
+        "{}\nsalesforce.organization_ids = ['00D7F00000107Xs']",
+        settings()
+    );
     let service = Service::with_settings(&toml);
     let message = |organization: &str, id: &str| {
         format!(
@@ -265,30 +320,54 @@ async fn salesforce_is_acknowledged_and_other_organizations_are_not_heard() {
               </sObject></Notification></notifications></soapenv:Body></soapenv:Envelope>"#
         )
     };
-    let acknowledged = send(&service, Source::Salesforce, message("00D7F00000107XsUAI", "1").as_bytes()).await;
+    let acknowledged = send(
+        &service,
+        Source::Salesforce,
+        message("00D7F00000107XsUAI", "1").as_bytes(),
+    )
+    .await;
     assert_eq!(acknowledged.content_type, "text/xml; charset=utf-8");
     let text = acknowledged.ok(200);
     assert!(text.as_str().unwrap().contains("<Ack>true</Ack>"), "{text}");
     let lost = deal_when(&service, "006A", |deal| deal["amount"] == "5.5").await;
-    assert_eq!((&lost["outcome"], &lost["closed_at"]), (&json!("lost"), &json!("2026-01-09T00:00:00Z")));
-    let other = send(&service, Source::Salesforce, message("00D7F00000107XtUAI", "2").as_bytes()).await;
+    assert_eq!(
+        (&lost["outcome"], &lost["closed_at"]),
+        (&json!("lost"), &json!("2026-01-09T00:00:00Z"))
+    );
+    let other = send(
+        &service,
+        Source::Salesforce,
+        message("00D7F00000107XtUAI", "2").as_bytes(),
+    )
+    .await;
     assert_eq!(other.problem(400), "malformed");
-    let bomb = format!("<!DOCTYPE x [<!ENTITY a 'a'>]>{}", message("00D7F00000107Xs", "&a;"));
+    let bomb = format!(
+        "<!DOCTYPE x [<!ENTITY a 'a'>]>{}",
+        message("00D7F00000107Xs", "&a;")
+    );
     let bomb = send(&service, Source::Salesforce, bomb.as_bytes()).await;
     assert_eq!(bomb.problem(400), "malformed");
     let path = format!("/v1/webhooks/salesforce/{}x", URL_SECRET);
-    let wrong = service.post_raw(&path, "text/xml", message("00D7F00000107Xs", "3")).await;
+    let wrong = service
+        .post_raw(&path, "text/xml", message("00D7F00000107Xs", "3"))
+        .await;
     assert_eq!(wrong.problem(401), "unauthenticated");
 }
 
 #[tokio::test]
 async fn bodies_and_queues_have_limits_with_names() {
-    let toml = format!("{}\nbody_bytes_max = 2000\nqueued_events_max = 3", settings());
+    let toml = format!(
+        "{}\nbody_bytes_max = 2000\nqueued_events_max = 3",
+        settings()
+    );
     let service = Service::with_settings(&toml);
     let long = format!("[{}]", " ".repeat(2001));
     let long = send(&service, Source::Hubspot, long.as_bytes()).await;
     assert_eq!(long.problem(413), "too_large");
-    assert!(long.detail().contains("webhooks.body_bytes_max"), "{long:?}");
+    assert!(
+        long.detail().contains("webhooks.body_bytes_max"),
+        "{long:?}"
+    );
     let many: Vec<Value> = (0..4).map(|id| creation(id, T)).collect();
     let many = send_json(&service, Source::Hubspot, &json!(many)).await;
     assert_eq!(many.problem(413), "too_large");
@@ -303,10 +382,19 @@ async fn a_flat_score_needs_no_more_than_named_parameters() {
     let service = Service::start();
     let body = json!({"deal_id": "f1", "stage": "demo", "amount": 100, "currency": "EUR",
                       "owner": null, "created_at": "2026-03-01", "source": "partner"});
-    assert_eq!(service.post("/v1/scores/flat", &body).await.problem(503), "no_model");
+    assert_eq!(
+        service.post("/v1/scores/flat", &body).await.problem(503),
+        "no_model"
+    );
     service.train().await;
     let flat = service.post("/v1/scores/flat", &body).await.ok(200);
-    assert!(flat.as_object().unwrap().values().all(|v| !v.is_object() && !v.is_array()), "{flat}");
+    assert!(
+        flat.as_object()
+            .unwrap()
+            .values()
+            .all(|v| !v.is_object() && !v.is_array()),
+        "{flat}"
+    );
     assert_eq!(flat["is_known"], false);
     let p = flat["win_probability"].as_f64().unwrap();
     let expected = flat["expected_value"].as_f64().unwrap();
@@ -314,11 +402,24 @@ async fn a_flat_score_needs_no_more_than_named_parameters() {
     let document = json!({"id": "f1", "stage": "demo", "amount": 100, "currency": "EUR",
                           "created_at": "2026-03-01T00:00:00Z", "attributes": {"source": "partner"}});
     let scored = service.post("/v1/scores", &document).await.ok(200);
-    assert_eq!(scored["win_probability"].as_f64(), Some(p), "one way to score");
+    assert_eq!(
+        scored["win_probability"].as_f64(),
+        Some(p),
+        "one way to score"
+    );
     service.put("/v1/deals/f1", &document).await.ok(201);
-    let known = service.post("/v1/scores/flat", &json!({"deal_id": "f1"})).await.ok(200);
-    assert_eq!((&known["is_known"], known["win_probability"].as_f64()), (&json!(true), Some(p)));
-    assert_eq!(service.post("/v1/scores/flat", &json!({})).await.fields(), ["deal_id"]);
+    let known = service
+        .post("/v1/scores/flat", &json!({"deal_id": "f1"}))
+        .await
+        .ok(200);
+    assert_eq!(
+        (&known["is_known"], known["win_probability"].as_f64()),
+        (&json!(true), Some(p))
+    );
+    assert_eq!(
+        service.post("/v1/scores/flat", &json!({})).await.fields(),
+        ["deal_id"]
+    );
     let described = service.get("/openapi-3.0.json").await.ok(200);
     let operation = &described["paths"]["/v1/scores/flat"]["post"];
     assert_eq!(operation["operationId"], "scoreDealFlat");
@@ -342,8 +443,14 @@ async fn what_comes_is_counted() {
     settled(&service).await;
     let metrics = service.get("/metrics").await.ok(200);
     let metrics = metrics.as_str().unwrap();
-    for (outcome, count) in [("received", 4), ("unknown", 2), ("applied", 1), ("waiting", 1)] {
-        let line = format!("webhook_events_total{{source=\"hubspot\",outcome=\"{outcome}\"}} {count}");
+    for (outcome, count) in [
+        ("received", 4),
+        ("unknown", 2),
+        ("applied", 1),
+        ("waiting", 1),
+    ] {
+        let line =
+            format!("webhook_events_total{{source=\"hubspot\",outcome=\"{outcome}\"}} {count}");
         assert!(metrics.contains(&line), "no `{line}` in {metrics}");
     }
     assert!(metrics.contains("webhook_duplicates_total 2"), "{metrics}");
