@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::book::{Book, BookSettings, Cache};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::inbound::Inbound;
 use crate::jobs::Jobs;
 use crate::outbound::Outbound;
 use crate::ranking::{Accelerator, RedisSettings};
@@ -29,6 +30,7 @@ pub struct App {
     pub book: Book,
     pub jobs: Jobs,
     pub outbound: Outbound,
+    pub inbound: Inbound,
     pub metrics: PrometheusHandle,
     /// Where uploads wait for their job; of this process alone.
     pub uploads_dir: PathBuf,
@@ -54,11 +56,13 @@ impl App {
         }
         let store = book.store().clone();
         let outbound = Outbound::start(store, &config, jobs.leading()).await?;
+        let inbound = Inbound::start(book.clone(), &config.webhooks, &config.crm)?;
         Ok(Self {
             config,
             book,
             jobs,
             outbound,
+            inbound,
             metrics,
             uploads_dir,
             stopping: watch::Sender::new(false),

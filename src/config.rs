@@ -11,6 +11,7 @@ use toml::{Table, Value};
 use crate::crm::CrmsSettings;
 use crate::domain::Exchange;
 use crate::error::{Error, Result};
+use crate::inbound::Webhooks;
 use crate::outbound::OutboundSettings;
 use crate::store::{DatabaseUrl, StoreLocation};
 
@@ -44,6 +45,7 @@ pub struct Config {
     pub ledger: Ledger,
     pub outbound: OutboundSettings,
     pub crm: CrmsSettings,
+    pub webhooks: Webhooks,
     pub limits: Limits,
 }
 
@@ -208,6 +210,7 @@ impl Config {
         let named = |reason| Error::Malformed(format!("settings: {reason}"));
         self.outbound.check().map_err(named)?;
         self.crm.check().map_err(named)?;
+        self.webhooks.check(&self.crm)?;
         Ok(self)
     }
 
@@ -282,6 +285,18 @@ fn set(settings: &mut Table, path: &[String], text: &str) -> Result<(), String> 
             .parse()
             .map(Value::Boolean)
             .map_err(|_| format!("`{text}` is neither `true` nor `false`"))?,
+        // Secrets belong into the environment rather than into a file; several stand between commas.
+        Some(Value::Array(_)) if last == "secrets" => {
+            let secrets = text
+                .split(',')
+                .map(str::trim)
+                .filter(|secret| !secret.is_empty());
+            Value::Array(
+                secrets
+                    .map(|secret| Value::String(secret.to_owned()))
+                    .collect(),
+            )
+        }
         Some(Value::Table(_) | Value::Array(_)) => {
             return Err("belongs into the settings file".into());
         }
@@ -333,6 +348,17 @@ mod tests {
     }
 
     #[test]
+    fn secrets_come_from_the_environment_too_and_are_not_shown() {
+        let variable = ("DEALRANK_WEBHOOKS__HUBSPOT__SECRETS", "new-one, old-one");
+        let config = load("[webhooks.hubspot]\nid_prefix = \"hs-\"", &[variable]).unwrap();
+        let hubspot = &config.webhooks.hubspot;
+        let secrets: Vec<&str> = hubspot.secrets.iter().map(|s| s.expose()).collect();
+        assert_eq!(secrets, ["new-one", "old-one"]);
+        assert_eq!(hubspot.id_prefix, "hs-");
+        assert!(!format!("{config:?}").contains("-one"));
+    }
+
+    #[test]
     fn an_interval_is_written_as_people_do() {
         let every = |text: &str| {
             let file = format!("[training]\nevery = \"{text}\"");
@@ -360,6 +386,22 @@ mod tests {
             ("[training]\nevery = \"weekly\"", &[], "weekly"),
             ("[training]\nevery = \"0d\"", &[], "shorter"),
             ("", &[("DEALRANK_TRAINING__EVERY", "1 month")], "1 month"),
+            ("[webhooks.hubspot]\nsecret = \"x\"", &[], "secret"),
+            (
+                "[webhooks.odoo]\nsecrets = [\"short\"]",
+                &[],
+                "webhooks.odoo.secrets",
+            ),
+            (
+                "[webhooks.close]\nfields = { value = \"sum\" }",
+                &[],
+                "fields.value",
+            ),
+            (
+                "",
+                &[("DEALRANK_WEBHOOKS__CLOSE__SECRETS", "xyz")],
+                "webhooks.close.secrets",
+            ),
         ] {
             let message = load(file, environment).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");

@@ -82,6 +82,9 @@ pub enum Error {
     /// done. 503, exit code 1.
     #[error("{0:#}")]
     StoreAway(anyhow::Error),
+    /// More is asked at once than can be done; again in a moment. 503, exit code 1.
+    #[error("{0}")]
+    Overloaded(String),
     /// Not the caller's fault; logged where it is handled, never shown over HTTP. 500, exit code 1.
     #[error(transparent)]
     Internal(#[from] anyhow::Error),

@@ -8,6 +8,7 @@
 //!   metrics, encryption.
 //! - [`outbound`], [`crm`]: what is told to others, and scores in the CRM's fields;
 //!   [`standard_webhooks`]: how messages are signed.
+//! - [`inbound`]: what CRMs send, and what it says about deals.
 //! - [`training`], [`model`], [`scoring`]: deals to a model, a model and a deal to a score. Pure.
 //! - [`evaluation`], [`baseline`], [`report`]: how good a model is, and how far deals have moved. Pure.
 //! - [`simulate`]: a pipeline with known true probabilities, for demos and tests.
@@ -25,6 +26,7 @@ pub mod error;
 pub mod evaluation;
 pub mod features;
 pub mod http;
+pub mod inbound;
 pub mod ingest;
 pub mod jobs;
 pub mod learning;

@@ -3,6 +3,7 @@
 
 //!
 //! - `writing`: what a write does to a deal, and how it reaches the store and the ranking.
+//! - `observing`: dated facts about many deals, as CRMs tell them.
 //! - `activation`: another model, or the same one on another day, over all open deals.
 //! - `challenging`: the model that waits, and its shadow scores.
 //! - `replay`: a deal as it was, from the log of what was received.
@@ -14,6 +15,7 @@ mod activation;
 mod challenging;
 mod healing;
 mod locks;
+mod observing;
 mod paging;
 mod replay;
 mod tending;
@@ -28,6 +30,7 @@ use tokio::sync::Mutex;
 pub use self::activation::{Activated, Refreshed};
 pub use self::challenging::Shadow;
 use self::locks::DealLocks;
+pub use self::observing::{Observed, Sighting};
 pub use self::paging::RETIRED_CURSOR_MINUTES;
 pub use self::replay::replay;
 pub use self::tending::{Cache, Compared};

@@ -7,6 +7,7 @@ use anyhow::Context;
 use serde_json::Value;
 
 use super::ReceivedEvent;
+use super::observing::Sighting;
 use super::writing::{Intent, Revision};
 use crate::domain::{Deal, DealId};
 use crate::error::{Error, Result};
@@ -25,14 +26,15 @@ pub fn replay(id: &DealId, events: &[StoredEvent]) -> Result<Option<Deal>> {
         log: Vec::new(),
     };
     for event in events {
-        let intent = intent(event).with_context(|| format!("event {} of deal {id}", event.seq))?;
+        let intent =
+            intent(id, event).with_context(|| format!("event {} of deal {id}", event.seq))?;
         revision.take(id, intent, event.received_at)?;
     }
     Ok(revision.deal)
 }
 
 /// What was wanted when the event was received.
-fn intent(event: &StoredEvent) -> Result<Intent> {
+fn intent(id: &DealId, event: &StoredEvent) -> Result<Intent> {
     let part = |name: &str| event.body.get(name).cloned().unwrap_or(Value::Null);
     match event.body.get("type").and_then(Value::as_str) {
         Some("document") => {
@@ -40,6 +42,15 @@ fn intent(event: &StoredEvent) -> Result<Intent> {
             Ok(Intent::Put(Box::new(deal)))
         }
         Some("patch") => Ok(Intent::Patch(part("patch"))),
+        Some("facts") => {
+            let facts = serde_json::from_value(part("facts"));
+            Ok(Intent::Observe(Sighting {
+                deal_id: id.clone(),
+                key: None,
+                facts: facts.context("are no dated facts")?,
+                is_birth: true,
+            }))
+        }
         _ => {
             let fact = serde_json::from_value(event.body.clone());
             let fact = fact.context("is no document, no patch and no dated fact")?;

@@ -10,6 +10,7 @@ use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use super::challenging::shadow;
+use super::observing::Sighting;
 use super::{Active, Appended, Book, Imported, Inner, ReceivedEvent, ScoredDeal, Written, no_deal};
 use crate::domain::{Deal, DealId, Exchange, Snapshot};
 use crate::error::{Error, Result};
@@ -35,6 +36,7 @@ pub(super) enum Intent {
     Put(Box<Deal>),
     Patch(Value),
     Append(Vec<ReceivedEvent>),
+    Observe(Sighting),
     /// Nothing new but the time.
     Refresh,
 }
@@ -44,7 +46,7 @@ pub(super) enum Intent {
 pub(super) struct Fulfilled {
     pub deal: ScoredDeal,
     pub is_score_changed: bool,
-    effects: Vec<Effect>,
+    pub effects: Vec<Effect>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -360,12 +362,12 @@ impl Wish {
     fn external_ids(&self) -> impl Iterator<Item = &str> {
         self.intents
             .iter()
-            .filter_map(|intent| match intent {
-                Intent::Append(events) => Some(events),
-                _ => None,
+            .flat_map(|intent| match intent {
+                Intent::Append(events) => events.iter().map(|event| &event.id).collect(),
+                Intent::Observe(sighting) => vec![&sighting.key],
+                Intent::Put(_) | Intent::Patch(_) | Intent::Refresh => Vec::new(),
             })
-            .flatten()
-            .filter_map(|event| event.id.as_deref())
+            .filter_map(Option::as_deref)
     }
 }
 
@@ -517,6 +519,7 @@ impl Revision {
                 self.revise(id, next, json!({ "type": "patch", "patch": patch }), at)
             }
             Intent::Append(events) => self.append(id, events),
+            Intent::Observe(sighting) => self.observe(id, sighting),
             Intent::Refresh => Ok(Effect::Unchanged),
         }
     }
@@ -572,7 +575,7 @@ impl Revision {
         })
     }
 
-    fn log(&mut self, external_id: Option<String>, body: Value) {
+    pub fn log(&mut self, external_id: Option<String>, body: Value) {
         self.log.push(LoggedEvent { external_id, body });
     }
 }

@@ -6,6 +6,7 @@
 mod backup;
 mod bar;
 mod cache;
+mod deadletters;
 mod doctor;
 mod evaluate;
 mod export;
@@ -53,6 +54,8 @@ enum Command {
     Models(models::Args),
     /// Show and rebuild what Redis has of the store
     Cache(cache::Args),
+    /// List, show, replay and discard events of CRMs that could not be applied
+    Deadletters(deadletters::Args),
     /// Look at settings, store, Redis, model and rates, and say what to do
     Doctor(doctor::Args),
     /// Exit with 0 if the service answers, with 1 if not
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
         Command::Migrate(args) => migrate::run(args),
         Command::Models(args) => models::run(args),
         Command::Cache(args) => cache::run(args),
+        Command::Deadletters(args) => deadletters::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Healthcheck(args) => healthcheck::run(args),
         Command::Simulate(args) => simulate::run(args),
@@ -167,6 +171,7 @@ fn exit_code(error: &Error) -> u8 {
         | Error::NotOffered(_)
         | Error::Busy(_)
         | Error::StoreAway(_)
+        | Error::Overloaded(_)
         | Error::Internal(_) => 1,
     }
 }

@@ -123,7 +123,8 @@ pub struct FieldChange {
 
 /// Fields of a deal whose changes are kept; any other field name in a history is an attribute. An
 /// attribute that bears one of these names has no history.
-pub const DEAL_FIELDS: [&str; 7] = [
+pub const DEAL_FIELDS: [&str; 8] = [
+    "name",
     "pipeline",
     "stage",
     "owner",
@@ -144,6 +145,29 @@ pub struct Activity {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
 }
+
+/// What a deal's outcome was at a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutcomeAt {
+    pub at: Timestamp,
+    pub outcome: Outcome,
+}
+
+impl OutcomeAt {
+    /// Of two outcomes at the same moment an end counts more than none, and a win more than a loss,
+    /// whichever is heard of first.
+    fn rank(&self) -> (Timestamp, u8) {
+        let rank = match self.outcome {
+            Outcome::Open => 0,
+            Outcome::Lost => 1,
+            Outcome::Won => 2,
+        };
+        (self.at, rank)
+    }
+}
+
+/// More entries than this are thinned: see [`Deal::apply`].
+const PAST_ENTRIES_MAX: usize = 8_000;
 
 /// Something that may be won.
 ///
@@ -166,15 +190,28 @@ pub struct Deal {
     pub activities: Vec<Activity>,
     pub outcome: Outcome,
     pub closed_at: Option<Timestamp>,
+    /// What was told of the outcome, by time. Empty where `outcome` and `closed_at` say it all; what a
+    /// deal was reopened from, or when it was last known to be open, they do not.
+    pub outcomes: Vec<OutcomeAt>,
 }
 
 /// One dated fact about a deal, as it arrives after the deal itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum Event {
+    /// The field holds the value at that moment; whether it held it before is not said.
     Change(FieldChange),
     Activity(Activity),
-    Closed { at: Timestamp, outcome: Outcome },
+    /// The deal has the outcome at that moment: `Open` when it was reopened, or is known not to have
+    /// ended.
+    Closed {
+        at: Timestamp,
+        outcome: Outcome,
+    },
+    /// The deal was there at that moment.
+    Created {
+        at: Timestamp,
+    },
 }
 
 impl Event {
@@ -182,7 +219,7 @@ impl Event {
         match self {
             Self::Change(change) => change.at,
             Self::Activity(activity) => activity.at,
-            Self::Closed { at, .. } => *at,
+            Self::Closed { at, .. } | Self::Created { at } => *at,
         }
     }
 }
@@ -206,6 +243,7 @@ impl Deal {
             activities: Vec::new(),
             outcome: Outcome::Open,
             closed_at: None,
+            outcomes: Vec::new(),
         }
     }
 
@@ -217,6 +255,7 @@ impl Deal {
     pub fn field(&self, field: &str) -> AttributeValue {
         let text = |value: &Option<String>| value.clone().map(AttributeValue::Text);
         match field {
+            "name" => text(&self.name),
             "pipeline" => text(&self.pipeline),
             "stage" => text(&self.stage),
             "owner" => text(&self.owner),
@@ -269,15 +308,15 @@ impl Deal {
             }
         }
         let old = std::mem::replace(self, next);
-        for change in old.history {
-            if !self.history.contains(&change) {
-                self.history.push(change);
+        for change in &old.history {
+            if !self.history.contains(change) {
+                self.history.push(change.clone());
             }
         }
         self.history.extend(changes);
-        for activity in old.activities {
-            if !self.activities.contains(&activity) {
-                self.activities.push(activity);
+        for activity in &old.activities {
+            if !self.activities.contains(activity) {
+                self.activities.push(activity.clone());
             }
         }
         if !self.is_open() && self.closed_at.is_none() {
@@ -287,10 +326,14 @@ impl Deal {
                 Some(received_at)
             };
         }
+        self.revise_outcomes(&old, received_at);
         self.sort();
     }
 
     /// Adds a dated fact. Facts may come in any order and more than once; the result is the same.
+    ///
+    /// A past of thousands of entries is thinned: between two that say the same of a field, others that
+    /// say it too are dropped. What arrives later still finds its place, only less exactly dated.
     ///
     /// # Errors
     /// When the value does not fit the field (an amount that is not a number, say).
@@ -308,23 +351,92 @@ impl Deal {
                 self.date_present(&change.field);
                 if !self.history.contains(&change) {
                     self.insert(change)?;
+                    thin(&mut self.history, |c| &c.field, |c| c.value.clone());
                 }
             }
-            Event::Closed { at, outcome } => {
-                // Of two ends at the same moment a win counts, whichever is heard of first.
-                let rank = |at, outcome| (at, outcome == Outcome::Won);
-                let known = self.closed_at.map(|known| rank(known, self.outcome));
-                if known.is_none_or(|known| rank(at, outcome) >= known) {
-                    if self.is_open() {
-                        // Of a closed deal only a dated stage is believed.
-                        self.date_present("stage");
+            Event::Closed { at, outcome } => self.observe(OutcomeAt { at, outcome }),
+            Event::Created { at } => {
+                if self.created_at.is_none_or(|known| at < known) {
+                    // What is known without a date is of the creation that was known with it.
+                    let attributes: Vec<String> = self.attributes.keys().cloned().collect();
+                    let attributes = attributes.iter().map(String::as_str);
+                    for field in DEAL_FIELDS.into_iter().chain(attributes) {
+                        self.date_present(field);
                     }
-                    self.outcome = outcome;
-                    self.closed_at = (outcome != Outcome::Open).then_some(at);
+                    self.created_at = Some(at);
                 }
             }
         }
         Ok(())
+    }
+
+    /// Puts an outcome among those that are known; the latest is the present one, and the deal closed
+    /// when the last ones like it began.
+    fn observe(&mut self, seen: OutcomeAt) {
+        if self.is_open() && seen.outcome != Outcome::Open {
+            // Of a closed deal only a dated stage is believed.
+            self.date_present("stage");
+        }
+        if self.outcomes.is_empty()
+            && let Some(at) = self.closed_at
+        {
+            let outcome = self.outcome;
+            self.outcomes.push(OutcomeAt { at, outcome });
+        }
+        insert_outcome(&mut self.outcomes, seen);
+        if let Some(last) = self.outcomes.last() {
+            self.outcome = last.outcome;
+            let last_run = self.outcomes.iter().rev();
+            let last_run = last_run.take_while(|seen| seen.outcome == last.outcome);
+            self.closed_at = (last_run.last().map(|first| first.at)).filter(|_| !self.is_open());
+        }
+        thin(&mut self.outcomes, |_| "", |seen| seen.outcome);
+        self.forget_plain_outcome();
+    }
+
+    /// Carries what was told of the outcome over a revision, whose own outcome is the present one.
+    fn revise_outcomes(&mut self, old: &Deal, received_at: Timestamp) {
+        for seen in &old.outcomes {
+            insert_outcome(&mut self.outcomes, *seen);
+        }
+        let (outcome, is_moved) = (self.outcome, old.outcome != self.outcome);
+        if !is_moved && old.closed_at == self.closed_at {
+            return;
+        }
+        if !is_moved {
+            // Another closing time for the same end.
+            while self
+                .outcomes
+                .pop_if(|seen| seen.outcome == outcome)
+                .is_some()
+            {}
+        } else if old.outcomes.is_empty()
+            && let Some(at) = old.closed_at
+        {
+            let outcome = old.outcome;
+            insert_outcome(&mut self.outcomes, OutcomeAt { at, outcome });
+        }
+        let at = self.closed_at.unwrap_or(received_at);
+        insert_outcome(&mut self.outcomes, OutcomeAt { at, outcome });
+        if self
+            .outcomes
+            .last()
+            .is_some_and(|last| last.outcome != outcome)
+        {
+            // Dated before what it takes back.
+            let at = received_at;
+            insert_outcome(&mut self.outcomes, OutcomeAt { at, outcome });
+        }
+        self.forget_plain_outcome();
+    }
+
+    /// A single end that the deal's own fields tell of is not kept.
+    fn forget_plain_outcome(&mut self) {
+        if let ([only], Some(at)) = (&self.outcomes[..], self.closed_at)
+            && (only.at, only.outcome) == (at, self.outcome)
+        {
+            self.outcomes.clear();
+        }
     }
 
     fn has_past(&self, field: &str) -> bool {
@@ -335,36 +447,19 @@ impl Deal {
     fn date_present(&mut self, field: &str) {
         let value = self.field(field);
         if value != AttributeValue::Null && !self.has_past(field) {
-            self.insert_first(field, value);
+            let at = self.created_at.unwrap_or(Timestamp::UNIX_EPOCH);
+            let is_later = |c: &FieldChange| (c.at, c.field.as_str()) > (at, field);
+            let later = self.history.iter().position(is_later);
+            let place = later.unwrap_or(self.history.len());
+            let field = field.to_owned();
+            self.history.insert(place, FieldChange { at, field, value });
         }
-    }
-
-    /// Puts what a field held at the creation before anything else that is told of that moment.
-    fn insert_first(&mut self, field: &str, value: AttributeValue) {
-        let at = self.created_at.unwrap_or(Timestamp::UNIX_EPOCH);
-        let is_later = |c: &FieldChange| (c.at, c.field.as_str()) > (at, field);
-        let later = self.history.iter().position(is_later);
-        let place = later.unwrap_or(self.history.len());
-        let field = field.to_owned();
-        self.history.insert(place, FieldChange { at, field, value });
     }
 
     /// Puts a change in its place in the history; it is the present if none of its field is later. Of
     /// two at the same moment the larger value is the later, whichever came first.
     fn insert(&mut self, change: FieldChange) -> Result<(), String> {
-        let is_alike = |c: &FieldChange| c.at == change.at && c.field == change.field;
-        if Some(change.at) == self.created_at && !self.history.iter().any(is_alike) {
-            self.insert_first(&change.field, AttributeValue::Null);
-        }
-        let start = if Some(change.at) == self.created_at {
-            self.history
-                .iter()
-                .position(is_alike)
-                .map(|first| first + 1)
-        } else {
-            None
-        };
-        let start = start.unwrap_or_else(|| self.history.partition_point(|c| c.at < change.at));
+        let start = self.history.partition_point(|c| c.at < change.at);
         let is_later = |c: &FieldChange| {
             let by_field = (c.at, &c.field).cmp(&(change.at, &change.field));
             by_field
@@ -398,6 +493,7 @@ impl Deal {
             AttributeValue::Bool(bool) => Some(bool.to_string()),
         };
         match field {
+            "name" => self.name = text,
             "pipeline" => self.pipeline = text,
             "stage" => self.stage = text,
             "owner" => self.owner = text,
@@ -424,6 +520,40 @@ impl Deal {
         }
         Ok(())
     }
+}
+
+fn insert_outcome(outcomes: &mut Vec<OutcomeAt>, seen: OutcomeAt) {
+    if let Err(place) = outcomes.binary_search_by_key(&seen.rank(), OutcomeAt::rank) {
+        outcomes.insert(place, seen);
+    }
+}
+
+/// Beyond [`PAST_ENTRIES_MAX`], drops the entries of a field that stand between two of the same value
+/// and say it too.
+fn thin<T, V: PartialEq>(past: &mut Vec<T>, field: impl Fn(&T) -> &str, value: impl Fn(&T) -> V) {
+    if past.len() <= PAST_ENTRIES_MAX {
+        return;
+    }
+    // By field: the places of the last two entries.
+    let mut latest: BTreeMap<&str, (Option<usize>, usize)> = BTreeMap::new();
+    let mut is_dropped = vec![false; past.len()];
+    for (place, entry) in past.iter().enumerate() {
+        let known = latest.get(field(entry)).copied();
+        let before = known.map(|(_, last)| last);
+        let before = match known {
+            Some((Some(first), last))
+                if value(&past[first]) == value(&past[last])
+                    && value(&past[last]) == value(entry) =>
+            {
+                is_dropped[last] = true;
+                Some(first)
+            }
+            _ => before,
+        };
+        latest.insert(field(entry), (before, place));
+    }
+    let mut is_dropped = is_dropped.into_iter();
+    past.retain(|_| !is_dropped.next().unwrap_or(false));
 }
 
 #[cfg(test)]
@@ -530,7 +660,17 @@ mod tests {
         });
         let field = prop::sample::select(vec!["stage", "owner", "Size"]);
         let value = prop::sample::select(vec!["a", "demo", "z"]);
-        (moment, field, value, 0..10).prop_map(|(moment, field, value, kind)| match kind {
+        (moment, field, value, 0..13).prop_map(|(moment, field, value, kind)| match kind {
+            10 => Event::Closed {
+                at: at(&moment),
+                outcome: Outcome::Open,
+            },
+            11 => Event::Created { at: at(&moment) },
+            12 => Event::Change(FieldChange {
+                at: at(&moment),
+                field: field.into(),
+                value: AttributeValue::Null,
+            }),
             0 => Event::Closed {
                 at: at(&moment),
                 outcome: Outcome::Won,
@@ -554,15 +694,20 @@ mod tests {
         fn any_events_in_any_order_give_the_same_deal(
             (events, shuffled) in prop::collection::vec(any_event(), 1..8)
                 .prop_flat_map(|events| (Just(events.clone()), Just(events).prop_shuffle())),
+            born in any::<bool>(),
         ) {
             let applied = |events: Vec<Event>| {
-                let mut deal = deal("demo");
+                let mut deal = born.then(|| deal("demo"))
+                    .unwrap_or_else(|| Deal::new(DealId::new("d1").unwrap()));
                 for event in events {
                     deal.apply(event).unwrap();
                 }
                 deal
             };
-            prop_assert_eq!(applied(events), applied(shuffled));
+            let twice = applied(events.iter().chain(&events).cloned().collect());
+            let events = applied(events);
+            prop_assert_eq!(&events, &applied(shuffled));
+            prop_assert_eq!(events, twice);
         }
     }
 
@@ -624,6 +769,69 @@ mod tests {
             }
             assert_eq!(ended.outcome, Outcome::Won);
         }
+    }
+
+    fn ended(day: &str, outcome: Outcome) -> Event {
+        let at = at(&format!("{day}T00:00:00Z"));
+        Event::Closed { at, outcome }
+    }
+
+    #[test]
+    fn an_end_that_is_told_again_does_not_close_a_reopened_deal() {
+        let lost = ended("2026-02-01", Outcome::Lost);
+        let mut by_patch = deal("demo");
+        by_patch.apply(lost.clone()).unwrap();
+        by_patch.revise(deal("demo"), at("2026-02-05T00:00:00Z"));
+        let mut by_event = deal("demo");
+        by_event.apply(lost.clone()).unwrap();
+        by_event.apply(ended("2026-02-05", Outcome::Open)).unwrap();
+        for mut reopened in [by_patch, by_event] {
+            assert!(reopened.is_open());
+            let before = reopened.clone();
+            reopened.apply(lost.clone()).unwrap();
+            assert_eq!(reopened, before);
+            reopened.apply(ended("2026-02-09", Outcome::Won)).unwrap();
+            assert_eq!(reopened.outcome, Outcome::Won);
+            assert_eq!(reopened.closed_at, Some(at("2026-02-09T00:00:00Z")));
+        }
+    }
+
+    #[test]
+    fn a_deal_closed_when_it_was_first_known_to_be() {
+        let mut known = deal("demo");
+        for day in ["2026-02-03", "2026-02-01", "2026-02-07"] {
+            known.apply(ended(day, Outcome::Won)).unwrap();
+        }
+        assert_eq!(known.closed_at, Some(at("2026-02-01T00:00:00Z")));
+        let mut corrected = deal("demo");
+        corrected.outcome = Outcome::Won;
+        corrected.closed_at = Some(at("2026-02-02T00:00:00Z"));
+        known.revise(corrected, at("2026-03-01T00:00:00Z"));
+        assert_eq!(known.closed_at, Some(at("2026-02-02T00:00:00Z")));
+        assert_eq!(known.outcomes, []);
+    }
+
+    #[test]
+    fn a_long_past_is_thinned_without_another_present() {
+        let mut known = deal("demo");
+        let start = at("2026-01-02T00:00:00Z");
+        for second in 0..PAST_ENTRIES_MAX as i64 + 10 {
+            let value = if second < 5000 { "a" } else { "b" };
+            let at = start + jiff::SignedDuration::from_secs(second);
+            let value = AttributeValue::Text(value.into());
+            let field = "Size".to_owned();
+            known
+                .apply(Event::Change(FieldChange { at, field, value }))
+                .unwrap();
+        }
+        assert!(known.history.len() < 1000, "{}", known.history.len());
+        assert_eq!(known.history[0].at, start);
+        let first_b = known
+            .history
+            .iter()
+            .find(|c| c.value == AttributeValue::Text("b".into()));
+        let expected = start + jiff::SignedDuration::from_secs(5000);
+        assert_eq!(first_b.map(|c| c.at), Some(expected));
     }
 
     #[test]

@@ -119,6 +119,38 @@ pub fn typed<T: DeserializeOwned>(value: Value) -> Result<T> {
     })
 }
 
+/// The body byte by byte as it was sent, for signatures; `limit` is the name and the number of the bytes
+/// that it may have.
+///
+/// # Errors
+/// 415 for an encoded one, 413 above the limit.
+pub async fn raw(
+    request: &HttpRequest,
+    payload: Payload,
+    limits: &Limits,
+    (limit, bytes_max): (&'static str, usize),
+) -> Result<Vec<u8>, Problem> {
+    let encoding = request.headers().get(CONTENT_ENCODING);
+    if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        let detail = "the content encoding must be left out";
+        return Err(Problem::unsupported_media_type(detail));
+    }
+    let mut chunks = Chunks {
+        stream: payload,
+        pause_max: Duration::from_secs(limits.body_pause_seconds_max),
+    };
+    let mut body = Vec::new();
+    while let Some(chunk) = chunks.next().await? {
+        if body.len() + chunk.len() > bytes_max {
+            drop(body);
+            chunks.drain().await;
+            return Err(too_large(limit, bytes_max as u64));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
 async fn read_all(
     request: &HttpRequest,
     payload: Payload,

@@ -60,6 +60,22 @@ pub struct DealDocument {
     outcome: Option<String>,
     #[schema(format = DateTime)]
     closed_at: Option<String>,
+    /// What was told of the outcome, where `outcome` and `closed_at` do not say it all: a deal that was
+    /// reopened, or known to be open at some moment.
+    outcomes: Option<Vec<OutcomeDocument>>,
+}
+
+/// What the outcome was at a moment.
+#[derive(ToSchema)]
+#[expect(
+    dead_code,
+    reason = "describes what `ingest::document` reads and writes"
+)]
+pub struct OutcomeDocument {
+    #[schema(format = DateTime)]
+    at: String,
+    #[schema(example = "open")]
+    outcome: String,
 }
 
 /// One dated change of one field.
@@ -92,7 +108,8 @@ pub struct ActivityDocument {
 }
 
 /// A dated fact: `activity` has `kind`, `direction?` and `outcome?`; `change` has `field` and
-/// `value`; `closed` has `outcome`. An `id` makes a second delivery count once.
+/// `value`; `closed` has `outcome`; `reopened` and `created` have no more than their time. An `id` makes
+/// a second delivery count once.
 #[derive(ToSchema)]
 #[expect(
     dead_code,

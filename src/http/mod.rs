@@ -1,12 +1,15 @@
 //! The service over HTTP: one file per resource, each with its routes' handlers and wire types.
 //!
-//! - `scores`, `deals`, `rankings`, `models`, `imports`, `jobs`, `subscriptions`: `/v1`.
+//! - `scores`, `flat_scores`, `deals`, `rankings`, `models`, `imports`, `jobs`, `subscriptions`: `/v1`.
+//! - `webhooks`, `deadletters`: what CRMs send.
 //! - `health`: `/healthz`, `/readyz`, `/metrics`. `openapi`: the description. `home`: `/`.
 //! - `body` and `query` read requests, `problem` is the one form of failure, `observe` wraps
 //!   every request.
 
 mod body;
+mod deadletters;
 mod deals;
+mod flat_scores;
 mod health;
 mod home;
 mod imports;
@@ -19,6 +22,7 @@ mod query;
 mod rankings;
 mod scores;
 mod subscriptions;
+mod webhooks;
 mod what_if;
 
 use std::net::TcpListener;
@@ -95,6 +99,10 @@ fn routes(config: &mut ServiceConfig) {
             [(M::POST, web::to(scores::score_batch))],
         ))
         .service(resource(
+            "/v1/scores/flat",
+            [(M::POST, web::to(flat_scores::score))],
+        ))
+        .service(resource(
             "/v1/deals/{id}",
             [
                 (M::GET, web::to(deals::read)),
@@ -161,6 +169,35 @@ fn routes(config: &mut ServiceConfig) {
         .service(resource(
             "/v1/models/{version}/recalibrate",
             [(M::POST, web::to(models::recalibrate))],
+        ))
+        .service(resource(
+            "/v1/webhooks/{source}",
+            [(M::POST, web::to(webhooks::receive))],
+        ))
+        .service(resource(
+            "/v1/webhooks/{source}/{secret}",
+            [(M::POST, web::to(webhooks::receive_unsigned))],
+        ))
+        .service(resource(
+            "/v1/deadletters",
+            [(M::GET, web::to(deadletters::list))],
+        ))
+        .service(resource(
+            "/v1/deadletters/replay",
+            [(M::POST, web::to(deadletters::replay_all))],
+        ))
+        .service(resource(
+            "/v1/deadletters/{id}",
+            [
+                (M::GET, web::to(deadletters::read)),
+                (M::PUT, web::to(deadletters::replace)),
+                (M::PATCH, web::to(deadletters::patch)),
+                (M::DELETE, web::to(deadletters::discard)),
+            ],
+        ))
+        .service(resource(
+            "/v1/deadletters/{id}/replay",
+            [(M::POST, web::to(deadletters::replay))],
         ))
         .service(resource("/v1/jobs", [(M::GET, web::to(jobs::list))]))
         .service(resource("/v1/jobs/{id}", [(M::GET, web::to(jobs::read))]))

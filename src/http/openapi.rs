@@ -17,6 +17,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
     paths(
         super::scores::score,
         super::scores::score_batch,
+        super::flat_scores::score,
         super::deals::read,
         super::deals::put,
         super::deals::patch,
@@ -36,6 +37,15 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
         super::models::activate,
         super::models::recalibrate,
         super::models::roll_back,
+        super::webhooks::receive,
+        super::webhooks::receive_unsigned,
+        super::deadletters::list,
+        super::deadletters::read,
+        super::deadletters::replace,
+        super::deadletters::patch,
+        super::deadletters::replay,
+        super::deadletters::replay_all,
+        super::deadletters::discard,
         super::jobs::list,
         super::jobs::read,
         super::jobs::events,
@@ -50,7 +60,8 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
         super::health::live,
         super::health::ready,
         super::health::metrics,
-    )
+    ),
+    components(schemas(crate::inbound::Source))
 )]
 struct Description;
 

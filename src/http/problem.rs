@@ -29,6 +29,8 @@ kinds! {
     MALFORMED: BAD_REQUEST, "malformed", "The request cannot be read";
     UNKNOWN_ROUTE: NOT_FOUND, "unknown_route", "There is nothing at this address";
     NOT_FOUND: NOT_FOUND, "not_found", "There is no such thing";
+    WEBHOOK_OFF: NOT_FOUND, "webhook_off", "Webhooks from this source are off";
+    UNAUTHENTICATED: UNAUTHORIZED, "unauthenticated", "It is not known who sent this";
     METHOD_NOT_ALLOWED: METHOD_NOT_ALLOWED, "method_not_allowed", "The resource does not have this method";
     BODY_TIMEOUT: REQUEST_TIMEOUT, "body_timeout", "The body did not arrive in time";
     CONFLICT: CONFLICT, "conflict", "The request contradicts what is there";
@@ -43,6 +45,7 @@ kinds! {
     NOT_ACTIONABLE: UNPROCESSABLE_ENTITY, "not_actionable", "The model's mapping does not mark the fields as actionable";
     UNSUPPORTED_FORMAT: UNPROCESSABLE_ENTITY, "unsupported_format", "The model cannot be exported in this format";
     BUSY: TOO_MANY_REQUESTS, "busy", "A queue is full";
+    OVERLOADED: SERVICE_UNAVAILABLE, "overloaded", "Too much is waiting";
     INTERNAL: INTERNAL_SERVER_ERROR, "internal", "Something went wrong here";
     STORE_AWAY: SERVICE_UNAVAILABLE, "store_away", "The store does not answer";
     NO_MODEL: SERVICE_UNAVAILABLE, "no_model", "No model is active yet";
@@ -127,6 +130,14 @@ impl Problem {
         Self::new(&UNSUPPORTED_FORMAT, detail)
     }
 
+    pub fn webhook_off(detail: impl Into<String>) -> Self {
+        Self::new(&WEBHOOK_OFF, detail)
+    }
+
+    pub fn unauthenticated(detail: impl Into<String>) -> Self {
+        Self::new(&UNAUTHENTICATED, detail)
+    }
+
     pub fn unknown_route(path: &str) -> Self {
         let detail = format!("nothing is at {path}; /docs lists what there is");
         Self::new(&UNKNOWN_ROUTE, detail)
@@ -191,6 +202,8 @@ impl From<Error> for Problem {
                 Self::new(&STORE_AWAY, detail)
                     .with_header(header::RETRY_AFTER, HeaderValue::from_static("1"))
             }
+            Error::Overloaded(_) => Self::new(&OVERLOADED, detail)
+                .with_header(header::RETRY_AFTER, HeaderValue::from_static("1")),
             Error::Internal(cause) => {
                 tracing::error!(error = format!("{cause:#}"), "a request failed");
                 Self::internal()

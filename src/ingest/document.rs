@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use rust_decimal::Decimal;
 use serde_json::{Map, Value, json};
 
-use crate::domain::deal::{DEAL_FIELDS, Event};
+use crate::domain::deal::{DEAL_FIELDS, Event, OutcomeAt};
 use crate::domain::money::{AMOUNT_MAX, parse_amount};
 use crate::domain::{Activity, AttributeValue, Currency, Deal, DealId, FieldChange, Outcome};
 use crate::error::FieldError;
@@ -39,10 +39,10 @@ pub const ERRORS_MAX: usize = 100;
 /// an attribute of that name.
 const FIELDS_WITHOUT_HISTORY: [&str; 8] = [
     "id",
-    "name",
     "created_at",
     "closed_at",
     "outcome",
+    "outcomes",
     "attributes",
     "history",
     "activities",
@@ -89,7 +89,7 @@ pub fn patch(deal: &Deal, patch: Value, now: Timestamp) -> Result<Deal, Vec<Fiel
     if reopens && !patch.contains_key("closed_at") {
         patch.insert("closed_at".into(), Value::Null);
     }
-    let log = ["history", "activities"].map(|key| (key, patch.remove(key)));
+    let log = ["history", "activities", "outcomes"].map(|key| (key, patch.remove(key)));
     let mut document = write(deal);
     merge(&mut document, Value::Object(patch));
     for key in ["stage", "created_at"] {
@@ -108,7 +108,8 @@ pub fn patch(deal: &Deal, patch: Value, now: Timestamp) -> Result<Deal, Vec<Fiel
 }
 
 /// Reads one event: `{"type": "activity", "at", "kind", "direction"?, "outcome"?}`,
-/// `{"type": "change", "at", "field", "value"}` or `{"type": "closed", "at", "outcome"}`.
+/// `{"type": "change", "at", "field", "value"}`, `{"type": "closed", "at", "outcome"}`,
+/// `{"type": "reopened", "at"}` or `{"type": "created", "at"}`.
 ///
 /// # Errors
 /// One entry for each field that is unknown, missing, of the wrong type, or out of range.
@@ -149,11 +150,14 @@ pub fn write(deal: &Deal) -> Value {
     if !deal.activities.is_empty() {
         document["activities"] = json!(deal.activities);
     }
+    if !deal.outcomes.is_empty() {
+        document["outcomes"] = json!(deal.outcomes);
+    }
     document
 }
 
-/// RFC 7396.
-fn merge(target: &mut Value, patch: Value) {
+/// A JSON merge patch (RFC 7396).
+pub fn merge(target: &mut Value, patch: Value) {
     let Value::Object(patch) = patch else {
         *target = patch;
         return;
@@ -278,6 +282,8 @@ impl Reader {
             .outcome("outcome", fields.remove("outcome"))
             .unwrap_or_default();
         deal.closed_at = self.time("closed_at", fields.remove("closed_at"), true);
+        let outcomes = fields.remove("outcomes");
+        deal.outcomes = self.list("outcomes", HISTORY_MAX, outcomes, Self::outcome_at);
         if deal.is_open() && deal.closed_at.is_some() {
             self.wrong(
                 "closed_at",
@@ -325,7 +331,7 @@ impl Reader {
                 if is_given && outcome == Some(Outcome::Open) {
                     self.wrong(
                         "outcome",
-                        "expected `won` or `lost`; reopen a deal by PATCH",
+                        "expected `won` or `lost`; send an event of the type `reopened`",
                     );
                 }
                 self.unknown("", &fields);
@@ -334,11 +340,33 @@ impl Reader {
                     outcome: outcome?,
                 })
             }
+            Some(kind @ ("created" | "reopened")) => {
+                let at = self.required_time("at", fields.remove("at"));
+                self.unknown("", &fields);
+                let at = at?;
+                let outcome = Outcome::Open;
+                Some(match kind {
+                    "created" => Event::Created { at },
+                    _ => Event::Closed { at, outcome },
+                })
+            }
             _ => {
-                self.wrong("type", "expected `activity`, `change` or `closed`");
+                let kinds = "`activity`, `change`, `closed`, `reopened` or `created`";
+                self.wrong("type", format!("expected {kinds}"));
                 None
             }
         }
+    }
+
+    fn outcome_at(&mut self, path: &str, seen: Value) -> Option<OutcomeAt> {
+        let mut fields = self.object(path, seen)?;
+        let at = self.required_time(Sub(path, "at"), fields.remove("at"));
+        let outcome = self.outcome(Sub(path, "outcome"), fields.remove("outcome"));
+        self.unknown(path, &fields);
+        Some(OutcomeAt {
+            at: at?,
+            outcome: outcome?,
+        })
     }
 
     fn change(&mut self, path: &str, change: Value) -> Option<FieldChange> {
@@ -1011,6 +1039,10 @@ mod tests {
         }
     }
 
+    fn any_outcome() -> impl Strategy<Value = Outcome> {
+        proptest::sample::select(vec![Outcome::Open, Outcome::Won, Outcome::Lost])
+    }
+
     prop_compose! {
         fn any_deal()(
             id in "[a-z0-9]{1,8}",
@@ -1021,6 +1053,7 @@ mod tests {
             attributes in proptest::collection::btree_map(any_text(), any_attribute(), 0..4),
             (history, activities) in any_log(),
             outcome in 0..3usize,
+            outcomes in proptest::collection::vec((any_time(), any_outcome()), 0..3),
         ) -> Deal {
             let [name, pipeline, stage, owner, priority] = texts;
             let outcome = [Outcome::Open, Outcome::Won, Outcome::Lost][outcome];
@@ -1032,7 +1065,11 @@ mod tests {
                 created_at: times[0],
                 expected_close_at: times[1],
                 closed_at: times[2].filter(|_| outcome != Outcome::Open),
+                outcomes: Vec::new(),
             };
+            for (at, outcome) in outcomes {
+                deal.apply(Event::Closed { at, outcome }).unwrap();
+            }
             deal.sort();
             deal
         }

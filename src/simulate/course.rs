@@ -189,6 +189,7 @@ impl Course {
             activities: self.activities(clock, as_of),
             outcome,
             closed_at,
+            outcomes: Vec::new(),
             ..Deal::new(id)
         };
         deal.sort();

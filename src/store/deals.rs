@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::engine::{Row, Sql, Tx};
 use super::{
-    Fence, ShadowScore, Store, following, generations, leases, ledger, micros, outbox, shadow,
-    take_seqs, timestamp,
+    Fence, ShadowScore, Store, following, generations, inbox, leases, ledger, micros, outbox,
+    shadow, take_seqs, timestamp,
 };
 use crate::domain::{Deal, DealId};
 use crate::error::Result;
@@ -327,6 +327,7 @@ impl Store {
         if !is_as_planned(&mut tx, generation, known).await? {
             return Ok(Commit::Outdated);
         }
+        inbox::forget(&mut tx, id).await?;
         Sql::new("DELETE FROM deals WHERE id = $1")
             .bind(id.as_str())
             .execute(&mut tx)

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use dealrank::ranking::{Accelerator, AcceleratorHealth};
 use redis::{AsyncCommands, FromRedisValue};
-use tempfile::TempDir;
 
 use crate::redis::{answers, until, write_somewhere};
 use crate::servers::{Server, accelerator_at, free_port};
@@ -27,14 +26,13 @@ struct Node {
     port: u16,
     bus_port: u16,
     server: Server,
-    _folder: TempDir,
 }
 
 impl Node {
     fn start() -> Self {
         let (port, bus_port) = (free_port(), free_port());
-        let folder = tempfile::tempdir().unwrap();
-        let server = Server::start(&[
+        let folder = tempfile::tempdir().unwrap().keep();
+        let command = [
             "redis-server",
             "--port",
             &port.to_string(),
@@ -51,13 +49,13 @@ impl Node {
             "--appendonly",
             "no",
             "--dir",
-            folder.path().to_str().unwrap(),
-        ]);
+            folder.to_str().unwrap(),
+        ];
+        let server = Server::start(&folder, &command);
         Self {
             port,
             bus_port,
             server,
-            _folder: folder,
         }
     }
 

@@ -101,7 +101,11 @@ async fn fill(book: &Book) {
     }
     book.erase(&id("d00050")).await.unwrap();
     activate(1).await;
-    let job = book.store().create_job("import", now()).await.unwrap();
+    let job = book
+        .store()
+        .create_job("import", "a process", None, now())
+        .await
+        .unwrap();
     let outcome = Ok(json!({ "mapping": { "columns": {} } }));
     book.store()
         .finish_job(&job.id, outcome, now())
@@ -164,7 +168,10 @@ async fn embedded_store_moves_to_postgres_and_answers_as_before() {
         .unwrap();
     let revisions = before.deals.iter().map(|stored| stored.revision);
     assert!(written.deal.revision > revisions.max().unwrap());
-    book.store().create_job("import", now()).await.unwrap();
+    book.store()
+        .create_job("import", "a process", None, now())
+        .await
+        .unwrap();
     let version = &MODELS[2].version;
     let silent = &dealrank::progress::silent;
     book.activate(version, now(), silent).await.unwrap();

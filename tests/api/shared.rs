@@ -9,9 +9,14 @@ use crate::world::now;
 
 /// A file of the shared data, or `None`, loudly, where that folder is absent.
 pub fn shared(path: &str) -> Option<PathBuf> {
+    shared_in("data", path)
+}
+
+/// A file of one of the shared folders.
+pub fn shared_in(folder: &str, path: &str) -> Option<PathBuf> {
     let root = std::env::var_os("DEALRANK_SHARED").map(PathBuf::from);
     let root = root.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"));
-    let file = root.join("data").join(path);
+    let file = root.join(folder).join(path);
     if !file.exists() {
         let file = file.display();
         let notice = format!("SKIPPED: {file} is absent; set DEALRANK_SHARED\n");
