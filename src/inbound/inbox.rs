@@ -135,3 +135,61 @@ pub(super) fn arrival(
         received_at,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use sqlx::{ConnectOptions, Executor};
+
+    use super::*;
+    use crate::domain::DealId;
+
+    fn arrivals(keys: &[&str]) -> Vec<Arrival> {
+        let deal_id = || Ok(DealId::new("d").unwrap());
+        let arrival = |key: &&str| {
+            let key = (*key).to_owned();
+            super::arrival(
+                Source::Close,
+                key,
+                json!({}),
+                deal_id(),
+                Timestamp::UNIX_EPOCH,
+            )
+        };
+        keys.iter().map(arrival).collect()
+    }
+
+    #[tokio::test]
+    async fn beyond_the_limit_events_are_refused_until_there_is_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.sqlite");
+        let store = Store::open(&path).await.unwrap();
+        let inbox = Inbox::start(store.clone(), 2, || {});
+        let too_many = inbox.keep(arrivals(&["a", "b", "c"])).await;
+        assert!(
+            matches!(too_many, Err(Error::TooLarge { max: 2, .. })),
+            "{too_many:?}"
+        );
+
+        // Somebody else writes, so that commits have to wait.
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+        let mut other = options.connect().await.unwrap();
+        other.execute("BEGIN IMMEDIATE").await.unwrap();
+        let waiting = tokio::spawn({
+            let inbox = inbox.clone();
+            async move { inbox.keep(arrivals(&["a", "b"])).await }
+        });
+        while inbox.places.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let refused = inbox.keep(arrivals(&["c"])).await;
+        assert!(matches!(refused, Err(Error::Overloaded(_))), "{refused:?}");
+        other.execute("ROLLBACK").await.unwrap();
+        waiting.await.unwrap().unwrap();
+
+        // A second delivery is known.
+        inbox.keep(arrivals(&["b"])).await.unwrap();
+        inbox.keep(arrivals(&["c"])).await.unwrap();
+        assert_eq!(store.inbox_health().await.unwrap().new, 3);
+    }
+}

@@ -455,7 +455,9 @@ async fn set_state(
     let mut sql = Sql::new("UPDATE inbox SET claimed_until = 0, state = ");
     sql.push_bind(state).push(", reason = ").push_bind(reason);
     sql.push(", settled_at = ").push_bind(micros(now));
-    sql.push(" WHERE seq IN ").push_list(seqs.iter().copied());
+    // Another process that had it in hand too may have been faster.
+    sql.push(" WHERE state <> 'applied' AND seq IN ")
+        .push_list(seqs.iter().copied());
     sql.unkept().execute(tx).await?;
     Ok(())
 }
