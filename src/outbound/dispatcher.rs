@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinError, JoinSet};
 
 use super::courier::{Attempt, Courier, Message, Outcome};
 use super::event::{Event, EventType};
@@ -41,10 +41,16 @@ pub(super) struct Dispatcher {
     /// Names this installation in events.
     source: Arc<str>,
     write_backs: Vec<WriteBack>,
-    /// By subscription, the numbers of the events that are being sent.
-    under_way: HashMap<String, BTreeSet<i64>>,
-    sending: JoinSet<Sent>,
+    sending: JoinSet<Attempt>,
+    /// What is being sent, by its task.
+    under_way: HashMap<task::Id, Sending>,
     writing: JoinSet<()>,
+}
+
+/// A delivery that is being sent.
+struct Sending {
+    subscription_id: String,
+    due: Due,
 }
 
 /// An attempt that is over.
@@ -53,6 +59,9 @@ struct Sent {
     due: Due,
     attempt: Attempt,
 }
+
+/// How a task that sends has ended.
+type Ended = std::result::Result<(task::Id, Attempt), JoinError>;
 
 impl Dispatcher {
     pub fn new(
@@ -68,8 +77,8 @@ impl Dispatcher {
             rules: Arc::new(rules),
             source,
             write_backs,
-            under_way: HashMap::new(),
             sending: JoinSet::new(),
+            under_way: HashMap::new(),
             writing: JoinSet::new(),
         }
     }
@@ -89,23 +98,29 @@ impl Dispatcher {
                 }
                 continue;
             }
-            if let Err(error) = self.round().await {
-                tracing::warn!("events wait: {error:#}");
-                tokio::time::sleep(PAUSE).await;
-            }
+            let pause = match self.round().await {
+                Ok(false) => PAUSE,
+                Ok(true) => Duration::ZERO,
+                Err(error) => {
+                    tracing::warn!("events wait: {error:#}");
+                    tokio::time::sleep(PAUSE).await;
+                    Duration::ZERO
+                }
+            };
             tokio::select! {
                 changed = is_leading.changed() => if changed.is_err() { return },
                 () = self.store.outbox_filled() => {}
-                Some(sent) = self.sending.join_next() => self.settle(sent.ok()).await,
+                Some(ended) = self.sending.join_next_with_id() => self.settle(ended).await,
                 Some(_) = self.writing.join_next() => {}
-                () = tokio::time::sleep(PAUSE) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
-    /// Looks at what is new, and sends what is due, as far as there is room.
-    async fn round(&mut self) -> Result<()> {
-        while self.fan_out().await? {}
+    /// Looks at what is new, and sends what is due, as far as there is room; answers with whether more may
+    /// be new.
+    async fn round(&mut self) -> Result<bool> {
+        let has_more = self.fan_out().await?;
         for subscription in self.store.subscriptions().await? {
             if !subscription.is_enabled() {
                 continue;
@@ -115,7 +130,7 @@ impl Dispatcher {
                 Receiver::WriteBack { .. } => self.write_due(subscription),
             }
         }
-        Ok(())
+        Ok(has_more)
     }
 
     /// Finds out who wants the next new events; answers with whether there may be more.
@@ -195,7 +210,12 @@ impl Dispatcher {
     /// Starts as many deliveries of a subscription as its circuit and the limits allow.
     async fn send_due(&mut self, subscription: &Subscription, webhook: &Webhook) -> Result<()> {
         let now = now();
-        let under_way = self.under_way.entry(subscription.id.clone()).or_default();
+        let under_way: BTreeSet<i64> = self
+            .under_way
+            .values()
+            .filter(|sending| sending.subscription_id == subscription.id)
+            .map(|sending| sending.due.seq)
+            .collect();
         let places = match subscription.circuit.passage(&self.rules.circuit, now) {
             Passage::Closed => 0,
             Passage::One => 1,
@@ -209,21 +229,21 @@ impl Dispatcher {
         }
         let due = self
             .store
-            .due(&subscription.id, now, under_way, free)
+            .due(&subscription.id, now, &under_way, free)
             .await?;
         for due in due {
-            under_way.insert(due.seq);
             let (courier, rules) = (self.courier.clone(), self.rules.clone());
             let (source, webhook) = (self.source.clone(), webhook.clone());
+            let event = due.event.clone();
+            let task = self
+                .sending
+                .spawn(async move { attempt(&courier, &rules, &source, &webhook, &event).await });
             let subscription_id = subscription.id.clone();
-            self.sending.spawn(async move {
-                let attempt = attempt(&courier, &rules, &source, &webhook, &due.event).await;
-                Sent {
-                    subscription_id,
-                    due,
-                    attempt,
-                }
-            });
+            let sending = Sending {
+                subscription_id,
+                due,
+            };
+            self.under_way.insert(task.id(), sending);
         }
         Ok(())
     }
@@ -253,18 +273,25 @@ impl Dispatcher {
 
     /// Writes down what became of attempts: of the one that is over, and of all that are by now, so that
     /// they share a commit.
-    async fn settle(&mut self, first: Option<Sent>) {
-        let mut sent: Vec<Sent> = first.into_iter().collect();
-        while let Some(next) = self.sending.try_join_next() {
-            sent.extend(next.ok());
-        }
-        let written = self.record(&sent).await;
-        for sent in &sent {
-            if let Some(under_way) = self.under_way.get_mut(&sent.subscription_id) {
-                under_way.remove(&sent.due.seq);
+    async fn settle(&mut self, first: Ended) {
+        let mut sent = Vec::new();
+        let mut next = Some(first);
+        while let Some(ended) = next {
+            let (id, attempt) = match ended {
+                Ok((id, attempt)) => (id, Some(attempt)),
+                Err(error) => (error.id(), None),
+            };
+            // What broke off is sent again.
+            if let (Some(sending), Some(attempt)) = (self.under_way.remove(&id), attempt) {
+                sent.push(Sent {
+                    subscription_id: sending.subscription_id,
+                    due: sending.due,
+                    attempt,
+                });
             }
+            next = self.sending.try_join_next_with_id();
         }
-        if let Err(error) = written {
+        if let Err(error) = self.record(&sent).await {
             // It is sent again, under the same id.
             tracing::warn!("cannot write down what was delivered: {error:#}");
             tokio::time::sleep(PAUSE).await;

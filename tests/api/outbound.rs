@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::receiver::{Received, Receiver, Reply};
-use crate::service::{Service, deal};
+use crate::service::{Service, binary_in, deal};
 
 /// Receivers of tests are on this machine, and nobody waits long.
 const SETTINGS: &str = r#"
@@ -599,6 +599,39 @@ async fn subscriptions_are_kept_changed_and_ended() {
     // Those of CRMs are not for everybody.
     let answer = service.get("/v1/subscriptions/write-back-hubspot").await;
     assert_eq!(answer.problem(404), "not_found");
+}
+
+#[tokio::test]
+async fn a_queue_that_is_too_long_ends_the_subscription_and_loses_nothing() {
+    let settings = SETTINGS.replace("[0, 0, 0]", "[1, 1, 1, 60]");
+    let service = trained(&format!("{settings}queue_max = 3\n")).await;
+    let receiver = Receiver::with(|_| Reply::status(503));
+    let subscription = subscribe(&service, &receiver.url()).await;
+    for id in ["a", "b", "c", "d"] {
+        put(&service, id, 500).await;
+    }
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let shown = loop {
+        let shown = service.get(&path(&subscription)).await.ok(200);
+        if shown["enabled"] == false {
+            break shown;
+        }
+        assert!(Instant::now() < deadline, "{shown}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let reason = shown["disabled"]["reason"].as_str().unwrap();
+    assert!(reason.contains("outbound.queue_max"), "{reason}");
+    let doctor = binary_in(service.dir()).arg("doctor").output().unwrap();
+    let advice = String::from_utf8(doctor.stdout).unwrap();
+    assert!(advice.contains("outbound.queue_max"), "{advice}");
+    receiver.answer(|_| Reply::status(200));
+    let enabled = json!({ "enabled": true });
+    service
+        .send(Method::PATCH, &path(&subscription), &enabled)
+        .await
+        .ok(200);
+    let found = until_deliveries(&service, &subscription, is_all("delivered")).await;
+    assert_eq!(found.len(), 4);
 }
 
 #[tokio::test]
