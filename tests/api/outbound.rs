@@ -603,7 +603,8 @@ async fn subscriptions_are_kept_changed_and_ended() {
 
 #[tokio::test]
 async fn a_queue_that_is_too_long_ends_the_subscription_and_loses_nothing() {
-    let settings = SETTINGS.replace("[0, 0, 0]", "[1, 1, 1, 60]");
+    let waits = format!("{:?}", [1; 60]);
+    let settings = SETTINGS.replace("[0, 0, 0]", &waits);
     let service = trained(&format!("{settings}queue_max = 3\n")).await;
     let receiver = Receiver::with(|_| Reply::status(503));
     let subscription = subscribe(&service, &receiver.url()).await;
