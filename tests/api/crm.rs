@@ -341,7 +341,9 @@ async fn scores_are_written_in_batches_and_only_when_they_moved() {
     let requests = receiver
         .until("the two that moved", |requests| {
             let updates = updates(requests);
-            updates["1001"].len() == 2 && updates["1002"].len() == 2
+
+            // The crash may have come between a write and its being written down.
+            updates["1001"].len() >= 2 && updates["1002"].len() == 2
         })
         .await;
     let updates = updates(&requests);

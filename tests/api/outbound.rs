@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use dealrank::standard_webhooks::{Headers, Key, verify};
+use dealrank::store::StoreLocation;
 use jiff::Timestamp;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::receiver::{Received, Receiver, Reply};
+use crate::servers::TestStore;
 use crate::service::{Service, binary_in, deal};
 
 /// Receivers of tests are on this machine, and nobody waits long.
@@ -409,6 +411,34 @@ async fn what_was_committed_is_told_after_a_crash() {
         let attempts = delivery["attempts"].as_u64().unwrap() as usize;
         assert!((1..=bodies.len()).contains(&attempts), "{delivery}");
     }
+}
+
+#[tokio::test]
+async fn one_process_sends_and_after_its_death_another() {
+    let StoreLocation::Postgres(url) = TestStore::in_postgres().0 else {
+        panic!("it is in PostgreSQL")
+    };
+    let settings = format!("database_url = \"{}\"\n{SETTINGS}", url.expose());
+    let mut nodes = vec![trained(&settings).await, Service::with_settings(&settings)];
+    let receiver = Receiver::start();
+    let subscription = subscribe(&nodes[1], &receiver.url()).await;
+    for index in 0..10 {
+        put(&nodes[index % 2], &format!("d-{index}"), 500).await;
+    }
+    until_deliveries(&nodes[0], &subscription, |found| {
+        found.len() == 10 && is_all("delivered")(found)
+    })
+    .await;
+    assert_eq!(receiver.received().len(), 10);
+    let is_leader = nodes[0].get("/readyz").await.body["node"]["role"] == "leader";
+    // Killed where it stands, as a service of these tests always is.
+    drop(nodes.remove(if is_leader { 0 } else { 1 }));
+    put(&nodes[0], "d-10", 500).await;
+    receiver.count(11).await;
+    until_deliveries(&nodes[0], &subscription, |found| {
+        found.len() == 11 && is_all("delivered")(found)
+    })
+    .await;
 }
 
 #[tokio::test]
