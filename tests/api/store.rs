@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dealrank::book::ReceivedEvent;
+use dealrank::book::{Book, BookSettings, ReceivedEvent};
 use dealrank::domain::deal::Event;
 use dealrank::domain::{Activity, AttributeValue, Deal, FieldChange, Outcome};
 use dealrank::error::Error;
@@ -17,9 +17,10 @@ use dealrank::store::{JobState, Which};
 use jiff::Timestamp;
 use serde_json::json;
 
+use crate::servers::{POSTGRES, TestStore};
 use crate::world::{
-    MODELS, OWNERS, World, all_pages, all_rows, closed_deals, days, id, ids, now, open_deal,
-    open_deals, rng,
+    MODELS, OWNERS, World, all_pages, all_rows, closed_deals, days, exchange, id, ids, now,
+    open_deal, open_deals, rng,
 };
 
 fn stage(at: Timestamp, stage: &str) -> Event {
@@ -920,4 +921,66 @@ async fn a_training_on_the_store_leaves_out_what_only_closed_deals_have() {
     );
     let mut dropped = scorer.model().dropped.iter();
     assert!(dropped.any(|d| d.column == "contract"));
+}
+
+/// Two processes, as far as the store can tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn shared_deals_are_written_by_several_without_losing_each_other() {
+    let store = POSTGRES.new_store();
+    let (one, other) = (book_on(&store).await, book_on(&store).await);
+    for model in &MODELS[..2] {
+        one.register(model, "trained", now()).await.unwrap();
+    }
+    for name in ["a", "b"] {
+        let deal = open_deal(&mut rng(61), name);
+        one.put(deal, now() + days(100)).await.unwrap();
+    }
+    let at = now() + days(101);
+    let append = async |book: &Book, writer: i64| {
+        for number in 0..15 {
+            let event = Event::Activity(Activity {
+                at: now() - days(writer) - jiff::SignedDuration::from_secs(number),
+                kind: "call".into(),
+                direction: None,
+                outcome: None,
+            });
+            let name = ["a", "b"][number as usize % 2];
+            // Each event comes from both: one of them is late.
+            let event = received(&format!("{writer}-{number}"), event);
+            book.append(&id(name), vec![event], at).await.unwrap();
+        }
+    };
+    let version = &MODELS[0].version;
+    let activate = one.activate(version, at, &silent);
+    let (_, _, _, _, activated) = tokio::join!(
+        append(&one, 1),
+        append(&one, 2),
+        append(&other, 1),
+        append(&other, 2),
+        activate
+    );
+    activated.unwrap();
+    let events = "SELECT count(*) FROM events WHERE external_id IS NOT NULL";
+    assert_eq!(store.count(events).await, 30);
+    for (book, name) in [(&one, "a"), (&other, "b")] {
+        let before = open_deal(&mut rng(61), name).activities.len();
+        let stored = book.deal(&id(name)).await.unwrap();
+        let appended = stored.deal.activities.len() - before;
+        assert_eq!(appended, if name == "a" { 16 } else { 14 });
+    }
+    // Whoever did not hear of the new champion learns of it when it writes.
+    let patch = json!({ "amount": 4321, "currency": "EUR" });
+    let patched = other.patch(&id("a"), patch, at).await.unwrap();
+    assert_eq!(&patched.deal.score.unwrap().model_version, version);
+}
+
+async fn book_on(store: &TestStore) -> Book {
+    let settings = BookSettings::default();
+    let book = Book::open(
+        store.open().await,
+        Accelerator::memory(),
+        exchange(),
+        settings,
+    );
+    book.await.unwrap()
 }
