@@ -23,8 +23,8 @@ pub struct Accelerator {
 
 #[derive(Debug)]
 enum Backend {
-    Memory(MemoryRanking),
-    Redis(RedisRanking),
+    Memory(Box<MemoryRanking>),
+    Redis(Box<RedisRanking>),
     None,
 }
 
@@ -84,7 +84,7 @@ enum DraftBackend {
 impl Accelerator {
     /// In this process; nothing to install.
     pub fn memory() -> Self {
-        Self::new(Backend::Memory(MemoryRanking::new()))
+        Self::new(Backend::Memory(Box::new(MemoryRanking::new())))
     }
 
     /// In Redis. Does not connect yet: a Redis that is down at the start heals like any other.
@@ -92,7 +92,8 @@ impl Accelerator {
     /// # Errors
     /// `Invalid` when the URL cannot be read.
     pub fn redis(settings: RedisSettings) -> Result<Self> {
-        Ok(Self::new(Backend::Redis(RedisRanking::new(settings)?)))
+        let redis = RedisRanking::new(settings)?;
+        Ok(Self::new(Backend::Redis(Box::new(redis))))
     }
 
     /// None: every answer is the store's. For several processes on one store without Redis, where a

@@ -117,6 +117,10 @@ pub async fn move_to(
             rows,
         });
     }
+    // Who held what was of the other store.
+    Sql::new("UPDATE leases SET expires_at = 0")
+        .execute(&mut tx)
+        .await?;
     Sql::new("UPDATE settings SET value = $1 WHERE name = 'store_id'")
         .bind(target.id())
         .execute(&mut tx)

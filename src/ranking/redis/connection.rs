@@ -20,8 +20,8 @@ const CLUSTER_RETRY_WAIT: std::ops::Range<u64> = 10..200;
 
 /// Where Redis is.
 pub(super) enum Server {
-    Single(Client),
-    Cluster(ClusterClient),
+    Single(Box<Client>),
+    Cluster(Box<ClusterClient>),
 }
 
 /// Clones share one connection.
@@ -45,7 +45,7 @@ impl Server {
         let (addresses, is_cluster) = addresses(&settings.url);
         if !is_cluster {
             let client = Client::open(settings.url.as_str()).map_err(unusable)?;
-            return Ok(Self::Single(client));
+            return Ok(Self::Single(Box::new(client)));
         }
         let client = ClusterClientBuilder::new(addresses)
             .connection_timeout(settings.connect_timeout)
@@ -55,7 +55,8 @@ impl Server {
             .min_retry_wait(CLUSTER_RETRY_WAIT.start)
             .max_retry_wait(CLUSTER_RETRY_WAIT.end)
             .build();
-        Ok(Self::Cluster(client.map_err(unusable)?))
+        let client = client.map_err(unusable)?;
+        Ok(Self::Cluster(Box::new(client)))
     }
 
     pub fn is_cluster(&self) -> bool {

@@ -39,7 +39,7 @@ impl RedisRanking {
     /// `Conflict` when it does not answer.
     pub(crate) async fn status(&self) -> Result<CacheStatus> {
         let mut connection = self.connection().await.map_err(|()| no_answer())?;
-        Ok(self.survey(&mut connection).await.map_err(failed)?)
+        self.survey(&mut connection).await.map_err(failed)
     }
 
     /// Removes everything but the cached scores, which expire; answers with how many fillings went.
@@ -48,7 +48,7 @@ impl RedisRanking {
     /// `Conflict` when Redis does not answer.
     pub(crate) async fn clear(&self) -> Result<usize> {
         let mut connection = self.connection().await.map_err(|()| no_answer())?;
-        Ok(self.remove_all(&mut connection).await.map_err(failed)?)
+        self.remove_all(&mut connection).await.map_err(failed)
     }
 
     async fn survey(&self, connection: &mut Connection) -> RedisResult<CacheStatus> {
