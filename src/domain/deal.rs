@@ -697,8 +697,11 @@ mod tests {
             born in any::<bool>(),
         ) {
             let applied = |events: Vec<Event>| {
-                let mut deal = born.then(|| deal("demo"))
-                    .unwrap_or_else(|| Deal::new(DealId::new("d1").unwrap()));
+                let mut deal = if born {
+                    deal("demo")
+                } else {
+                    Deal::new(DealId::new("d1").unwrap())
+                };
                 for event in events {
                     deal.apply(event).unwrap();
                 }

@@ -484,11 +484,13 @@ impl Table {
         let is_in = |stages: &[String]| {
             stages.contains(stage) || ours.is_some_and(|ours| stages.contains(ours))
         };
-        match () {
-            () if is_in(&self.won_stages) => Some(Outcome::Won),
-            () if is_in(&self.lost_stages) => Some(Outcome::Lost),
-            () if self.won_stages.is_empty() && self.lost_stages.is_empty() => None,
-            () => Some(Outcome::Open),
+        if is_in(&self.won_stages) {
+            Some(Outcome::Won)
+        } else if is_in(&self.lost_stages) {
+            Some(Outcome::Lost)
+        } else {
+            let says_nothing = self.won_stages.is_empty() && self.lost_stages.is_empty();
+            (!says_nothing).then_some(Outcome::Open)
         }
     }
 }
