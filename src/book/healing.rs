@@ -68,6 +68,7 @@ impl Inner {
         let Ok(mark) = redis.mark().await else {
             return Ok(false);
         };
+        let seen_epoch = mark.as_ref().map(|mark| mark.epoch.clone());
         // After the mark: Redis cannot be ahead of the store, unless the store was set back.
         let now = self.store.moment().await?;
         // What an earlier process left is not trusted by one that is alone: the store may have been
@@ -82,6 +83,12 @@ impl Inner {
             return Ok(true);
         }
         if !redis.claim_building(is_first).await {
+            return Ok(false);
+        }
+        // Whoever activated a model between the two looks had this claim, and has published since.
+        let present = redis.mark().await.unwrap_or_default();
+        if present.map(|mark| mark.epoch) != seen_epoch {
+            redis.give_back_building().await;
             return Ok(false);
         }
         redis.distrust();

@@ -500,6 +500,17 @@ impl RedisRanking {
             .is_some_and(|claimed| claimed.is_some())
     }
 
+    /// Lets others build again; a claim that cannot be given back runs out.
+    pub(crate) async fn give_back_building(&self) {
+        if let Ok(mut connection) = self.connection().await {
+            let given: RedisResult<()> = redis::cmd("DEL")
+                .arg(self.keys().building())
+                .query_async(&mut connection)
+                .await;
+            self.or_draft_lost(given);
+        }
+    }
+
     /// Begins an epoch; `None` while Redis is out.
     pub(super) async fn draft(&self, generation: i64) -> Option<RedisDraft> {
         let connection = match self.state() {
