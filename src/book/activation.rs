@@ -199,6 +199,12 @@ struct NextGeneration {
     seq: i64,
 }
 
+impl NextGeneration {
+    fn fences(&self) -> [Option<&Fence>; 2] {
+        self.fences.each_ref().map(Option::as_ref)
+    }
+}
+
 impl Inner {
     /// Scores all open deals, a chunk at a time; those written meanwhile have to be scored again.
     async fn score_all(&self, next: &NextGeneration, on_progress: OnProgress<'_>) -> Result<u64> {
@@ -218,7 +224,7 @@ impl Inner {
             let standings = self.standings(next, deals).await?;
             scored += standings.len() as u64;
             self.store
-                .set_unseen(next.generation, &ids, &standings)
+                .set_unseen(next.generation, &next.fences(), &ids, &standings)
                 .await?;
             on_progress(Progress {
                 phase: "score",
@@ -235,7 +241,7 @@ impl Inner {
             let deals = self.store.deals_of(ids).await?;
             let standings = self.standings(next, deals).await?;
             self.store
-                .set_unseen(next.generation, ids, &standings)
+                .set_unseen(next.generation, &next.fences(), ids, &standings)
                 .await?;
             let members = standings.iter().map(Member::of).collect();
             self.accelerator.amend(draft, ids, members).await;
@@ -270,8 +276,7 @@ impl Inner {
             redis.claim_building(true).await;
         }
         let _order = self.order.lock().await;
-        let fences = next.fences.each_ref().map(Option::as_ref);
-        let mut swap = self.store.begin_swap(generation, &fences).await?;
+        let mut swap = self.store.begin_swap(generation, &next.fences()).await?;
         let touched = swap.touched_since(next.seq).await?;
         let mut members = Vec::new();
         for ids in touched.chunks(CHUNK_AMENDED) {

@@ -74,6 +74,13 @@ impl Inner {
         // What an earlier process left is not trusted by one that is alone: the store may have been
         // set back meanwhile, and have gone on from there.
         let is_first = !self.store.is_shared() && self.accelerator.rebuilt_at().is_none();
+        if let Some(mark) = &mark
+            && !is_first
+            && mark.moment == now
+        {
+            redis.adopt(mark);
+            return Ok(true);
+        }
         if let Some(mark) = mark
             && !is_first
             && mark.moment.generation == now.generation

@@ -85,6 +85,8 @@ struct Inner {
     active: std::sync::RwLock<Option<Arc<Active>>>,
     /// Scores open deals unseen, beside the champion.
     challenger: std::sync::RwLock<Option<Scorer>>,
+    /// The version of a challenger that cannot be read here, so that it is not tried again and again.
+    unusable_challenger: std::sync::Mutex<Option<String>>,
 }
 
 /// The champion, and the generation whose ranking it made.
@@ -183,6 +185,7 @@ impl Book {
             order: Mutex::default(),
             active: std::sync::RwLock::new(active),
             challenger: std::sync::RwLock::new(challenger),
+            unusable_challenger: std::sync::Mutex::default(),
         });
         healing::start(&inner).await?;
         Ok(Self { inner })
@@ -315,14 +318,31 @@ impl Inner {
             *self.active.write().unwrap_or_else(PoisonError::into_inner) = active;
         }
         self.set_challenger(challenging::load(&self.store, &self.exchange).await?);
+        *self
+            .unusable_challenger
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = match &found.challenger {
+            Some(version) if self.challenger_version().as_ref() != Some(version) => {
+                Some(version.clone())
+            }
+            _ => None,
+        };
         Ok(())
     }
 
     fn is_up_to(&self, found: &ScoringNow) -> bool {
-        let challenger = self.challenger();
-        let challenger = challenger.as_ref().map(|c| &c.model().version);
+        let unusable = self
+            .unusable_challenger
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let is_challenger_known = self.challenger_version() == found.challenger
+            || (found.challenger.is_some() && *unusable == found.challenger);
         self.active().map(|active| active.generation) == found.generation
-            && (challenger == found.challenger.as_ref() || found.generation.is_none())
+            && (is_challenger_known || found.generation.is_none())
+    }
+
+    fn challenger_version(&self) -> Option<String> {
+        self.challenger().map(|c| c.model().version.clone())
     }
 
     fn active(&self) -> Option<Arc<Active>> {

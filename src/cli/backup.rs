@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::out;
 use crate::app::lock_store;
@@ -43,6 +43,13 @@ pub fn run_backup(args: BackupArgs) -> Result<()> {
         return Err(Error::Unusable(format!(
             "there is no store at {}",
             database.display()
+        )));
+    }
+    let is_same = |file: &Path| file.canonicalize().ok() == database.canonicalize().ok();
+    if args.file.exists() && is_same(&args.file) {
+        return Err(Error::Conflict(format!(
+            "{} is the store itself: choose another name",
+            args.file.display()
         )));
     }
     if args.file.exists() && !args.force {

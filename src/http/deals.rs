@@ -429,9 +429,14 @@ fn read_event(mut event: Value, now: Timestamp) -> Result<ReceivedEvent, Vec<Fie
         .and_then(|fields: &mut Map<_, _>| fields.remove("id"));
     let id = match id {
         None | Some(Value::Null) => None,
-        Some(Value::String(id)) if !id.is_empty() && id.len() <= EVENT_ID_BYTES_MAX => Some(id),
+        Some(Value::String(id))
+            if (1..=EVENT_ID_BYTES_MAX).contains(&id.len()) && !id.contains('\0') =>
+        {
+            Some(id)
+        }
         Some(_) => {
-            let reason = format!("expected a text of 1 to {EVENT_ID_BYTES_MAX} bytes");
+            let reason =
+                format!("expected a text of 1 to {EVENT_ID_BYTES_MAX} bytes without U+0000");
             return Err(vec![FieldError::new("id", reason)]);
         }
     };

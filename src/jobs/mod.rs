@@ -27,6 +27,8 @@ pub use train::{TrainRequest, Trained, train};
 
 /// How often the progress of a running job is written to the store, and read where it runs elsewhere.
 const PERSIST_EVERY: Duration = Duration::from_secs(1);
+/// How long to wait before a store that is away is asked again.
+const STORE_AWAY_PAUSE: Duration = Duration::from_millis(500);
 /// The lease of the one process that does what is done now and then.
 const LEADER: &str = "periodic";
 
@@ -302,6 +304,19 @@ pub fn rejects_path(rejects_dir: &Path, job_id: &str) -> PathBuf {
     rejects_dir.join(format!("{job_id}.csv"))
 }
 
+/// Asks the store again while it is away: a job whose state is not kept would be under way for ever.
+async fn patiently<T, F: Future<Output = Result<T>>>(ask: impl Fn() -> F) -> Result<T> {
+    loop {
+        match ask().await {
+            Err(Error::StoreAway(cause)) => {
+                tracing::warn!("the state of a job waits for the store: {cause:#}");
+                tokio::time::sleep(STORE_AWAY_PAUSE).await;
+            }
+            answered => return answered,
+        }
+    }
+}
+
 struct Worker {
     book: Book,
     rejects_dir: PathBuf,
@@ -329,14 +344,18 @@ impl Worker {
         let store = self.book.store();
         let id = report.id();
         let started_at = now();
-        store.start_job(&id, started_at).await?;
+        if !patiently(|| store.start_job(&id, started_at)).await? {
+            let job = patiently(|| store.job(&id)).await?;
+            report.job.send_replace(job);
+            return Ok(());
+        }
         report.job.send_modify(|job| {
             job.state = JobState::Running;
             job.started_at = Some(started_at);
         });
         let outcome = self.outcome(task, fence, report).await;
         let finished_at = now();
-        store.finish_job(&id, outcome.clone(), finished_at).await?;
+        patiently(|| store.finish_job(&id, outcome.clone(), finished_at)).await?;
         report.job.send_modify(|job| {
             job.finished_at = Some(finished_at);
             match outcome {

@@ -105,6 +105,13 @@ fn until_due(last: Timestamp, every: SignedDuration, now: Timestamp) -> SignedDu
         .clamp(SignedDuration::ZERO, every)
 }
 
+/// Ticks of which none is made up for: who follows for days has missed many by the time it leads.
+fn ticks(every: Duration) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
+}
+
 /// Tells the log and the metrics whether this process leads.
 async fn tell_role(jobs: Jobs) {
     let mut held = jobs.leader.watch();
@@ -127,10 +134,13 @@ async fn tell_role(jobs: Jobs) {
 
 /// Fails the jobs of processes that are gone, as long as this one leads.
 async fn look_after_others(jobs: Jobs) {
-    let mut ticks = tokio::time::interval(LEASE_LASTS);
     loop {
-        ticks.tick().await;
-        jobs.leader.acquired().await;
+        let fence = jobs.leader.acquired().await;
+        // After an outage of the store all leases have run out: whoever lives has renewed by then.
+        tokio::time::sleep(LEASE_LASTS).await;
+        if jobs.leader.fence() != Some(fence) {
+            continue;
+        }
         if let Err(error) = fail_interrupted(&jobs.book, &jobs.node, None).await {
             tracing::warn!("could not look after interrupted jobs: {error:#}");
         }
@@ -139,7 +149,7 @@ async fn look_after_others(jobs: Jobs) {
 
 /// Forgets which deals were erased, once nobody has to follow any more, and who is long gone.
 async fn forget(jobs: Jobs) {
-    let mut ticks = tokio::time::interval(FORGET_EVERY);
+    let mut ticks = ticks(FORGET_EVERY);
     loop {
         ticks.tick().await;
         jobs.leader.acquired().await;
@@ -156,7 +166,7 @@ async fn forget(jobs: Jobs) {
 
 /// Removes what is older than it is kept, at the start and then once a day.
 async fn prune(jobs: Jobs, keep: SignedDuration, rejects_dir: PathBuf) {
-    let mut ticks = tokio::time::interval(PRUNE_EVERY);
+    let mut ticks = ticks(PRUNE_EVERY);
     loop {
         ticks.tick().await;
         let fence = jobs.leader.acquired().await;

@@ -60,6 +60,8 @@ use crate::scoring::Score;
 
 /// Nobody else builds rankings until this long after a sign of whoever does.
 const BUILDING_TTL: Duration = Duration::from_secs(10);
+/// Moves of one script: more would keep Redis from serving others meanwhile.
+const MOVES_MAX: usize = 100_000;
 
 /// Where Redis is and how long to wait for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -379,6 +381,11 @@ impl RedisRanking {
             };
             let names: Vec<String> = names;
             let names: Vec<_> = names.into_iter().filter(|name| name != "seq").collect();
+            if names.len() * gap.erased.len() > MOVES_MAX {
+                // Cheaper to build anew than to look for each in every ranking.
+                self.damage(&live);
+                return false;
+            }
             for id in &gap.erased {
                 left.extend(names.iter().map(|name| (name.clone(), id)));
                 let forgotten = self.unlink_score(id, &mut connection).await;

@@ -32,8 +32,8 @@ impl Store {
     /// Begins a generation, and clears away one that was never finished.
     pub(crate) async fn begin_generation(&self, model_version: &str) -> Result<i64> {
         let mut tx = self.writer.write().await?;
-        // Two that begin at once would take the same id.
-        take_seqs(&mut tx, 0).await?;
+        // Never an id again: somebody may still be at work on what is cleared away here.
+        let id = take_seqs(&mut tx, 1).await?;
         for clean_up in [
             "DELETE FROM scores
              WHERE generation IN (SELECT id FROM generations WHERE state = 'building')",
@@ -41,27 +41,32 @@ impl Store {
         ] {
             Sql::new(clean_up).execute(&mut tx).await?;
         }
-        let id = Sql::new(
-            "INSERT INTO generations (id, model_version, state)
-             VALUES ((SELECT coalesce(max(id), 0) + 1 FROM generations), $1, 'building')
-             RETURNING id",
-        )
-        .bind(model_version)
-        .scalar(&mut tx)
-        .await?;
+        Sql::new("INSERT INTO generations (id, model_version, state) VALUES ($1, $2, 'building')")
+            .bind(id)
+            .bind(model_version)
+            .execute(&mut tx)
+            .await?;
         tx.commit().await?;
         Ok(id)
     }
 
     /// Sets the lines of `ids` in a generation that nobody sees yet: those in `standings`, none for
     /// the others. Deals that were erased meanwhile get no line.
+    ///
+    /// # Errors
+    /// `Conflict` when one of the leases has changed hands.
     pub(crate) async fn set_unseen(
         &self,
         generation: i64,
+        fences: &[Option<&Fence>],
         ids: &[DealId],
         standings: &[RankingRow],
     ) -> Result<()> {
         let mut tx = self.writer.write().await?;
+        take_seqs(&mut tx, 0).await?;
+        for fence in fences {
+            leases::check(&mut tx, *fence).await?;
+        }
         set_unseen(&mut tx, generation, ids, standings).await?;
         tx.commit().await
     }

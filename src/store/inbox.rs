@@ -403,12 +403,17 @@ impl Store {
     }
 }
 
-/// Forgets what was received of a deal; its keys stay, so that what comes again is known.
+/// Forgets what was received of a deal, also what has not been applied yet; its keys stay, so that what
+/// comes again is known.
 pub(super) async fn forget(tx: &mut Tx, id: &DealId) -> Result<()> {
-    Sql::new("UPDATE inbox SET body = 'null' WHERE deal_id = $1 AND state = 'applied'")
-        .bind(id.as_str())
-        .execute(&mut *tx)
-        .await?;
+    Sql::new(
+        "UPDATE inbox SET body = 'null', state = 'applied',
+                settled_at = coalesce(settled_at, received_at)
+         WHERE deal_id = $1 AND state <> 'dead'",
+    )
+    .bind(id.as_str())
+    .execute(&mut *tx)
+    .await?;
     Sql::new("DELETE FROM inbox WHERE deal_id = $1 AND state = 'dead'")
         .bind(id.as_str())
         .execute(tx)

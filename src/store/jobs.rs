@@ -58,27 +58,32 @@ impl Store {
         let id = random_id();
         let mut tx = self.writer.write().await?;
         leases::check(&mut tx, fence).await?;
-        Sql::new(
+        let row = Sql::new(
             "INSERT INTO jobs (id, kind, state, created_at, owner)
-             VALUES ($1, $2, 'queued', $3, $4)",
+             VALUES ($1, $2, 'queued', $3, $4) RETURNING *",
         )
         .bind(&id)
         .bind(kind)
         .bind(micros(at))
         .bind(owner)
-        .execute(&mut tx)
+        .fetch_one(&mut tx)
         .await?;
+        let created = job(&row)?;
         tx.commit().await?;
-        self.job(&id).await
+        Ok(created)
     }
 
-    pub async fn start_job(&self, id: &str, at: Timestamp) -> Result<()> {
-        Sql::new("UPDATE jobs SET state = 'running', started_at = $2 WHERE id = $1")
-            .bind(id)
-            .bind(micros(at))
-            .execute(&self.writer)
-            .await?;
-        Ok(())
+    /// Whether the job may start: another process may have taken us for dead, and have failed it.
+    pub async fn start_job(&self, id: &str, at: Timestamp) -> Result<bool> {
+        let started = Sql::new(
+            "UPDATE jobs SET state = 'running', started_at = $2
+             WHERE id = $1 AND state IN ('queued', 'running')",
+        )
+        .bind(id)
+        .bind(micros(at))
+        .execute(&self.writer)
+        .await?;
+        Ok(started > 0)
     }
 
     pub async fn advance_job(&self, id: &str, progress: Progress) -> Result<()> {

@@ -98,6 +98,12 @@ pub async fn move_to(
     let target = Store::connect(target, connections_max).await?;
     let mut source = file(source).connect().await?;
     let mut tx = target.writer.write().await?;
+    // Reading and counting a large file takes longer than a service may idle in a transaction.
+    for limit in ["idle_in_transaction_session_timeout", "statement_timeout"] {
+        Sql::new(format!("SET LOCAL {limit} = 0"))
+            .execute(&mut tx)
+            .await?;
+    }
     let is_empty: bool = Sql::new(
         "SELECT value = 0 AND NOT EXISTS (SELECT 1 FROM deals) AND NOT EXISTS (SELECT 1 FROM models)
             AND NOT EXISTS (SELECT 1 FROM jobs) FROM sequence FOR UPDATE",
