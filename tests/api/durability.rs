@@ -108,9 +108,11 @@ impl Known {
         let path = format!("{base}/v1/deals/{}", self.id);
         let (method, path, body, event) = match kind {
             0 | 1 if self.is_there => {
+                // Sent again it says something else, so that it shows if it is applied twice.
+                let activity = self.unsure_event.map_or("call", |_| "email");
                 let number = self.unsure_event.unwrap_or(number);
                 let body = json!({"id": format!("{}-{number}", self.id), "type": "activity",
-                    "kind": "call", "at": moment(number)});
+                    "kind": activity, "at": moment(number)});
                 (Method::POST, format!("{path}/events"), body, Some(number))
             }
             2 if self.is_there => (Method::PATCH, path, json!({ "amount": number }), None),
@@ -239,9 +241,6 @@ async fn compare(service: &Service, writers: &mut [Writer]) {
     for known in writers.iter_mut().flat_map(|writer| &mut writer.deals) {
         known.compare(service).await;
     }
-    let twice = "SELECT count(*) - count(DISTINCT external_id) FROM events
-                 WHERE external_id IS NOT NULL";
-    assert_eq!(service.store().count(twice).await, 0);
     compare_ranking(service).await;
 }
 

@@ -199,6 +199,10 @@ impl Server {
         wait $server && rm -rf "$folder"
         kill $watch"#;
 
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
     pub fn start(folder: &Path, command: &[&str]) -> Self {
         let mut shell = Command::new("sh")
             .args(["-c", Self::SHELL, "sh"])
