@@ -173,7 +173,7 @@ impl Store {
     }
 
     /// Fails what processes left queued or running that are gone; returns how many. The embedded store
-    /// has one process, `present`; processes on a shared store hold the lease [`node_lease`] while they
+    /// has one process, `present`; processes on a shared store hold a lease (`node_lease`) while they
     /// live, but for `gone`, which is known to be no more.
     pub async fn fail_interrupted_jobs(
         &self,
