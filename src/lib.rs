@@ -4,7 +4,7 @@
 //! - [`domain`]: deals, snapshots, money, probabilities. Pure.
 //! - [`ingest`]: CSV, NDJSON and JSON documents to deals.
 //! - [`store`], [`ranking`], [`book`]: what is kept, in which order, and how a write goes through.
-//! - [`app`], [`http`], [`jobs`]: the service. [`config`], [`telemetry`], [`tls`]: its settings, logs,
+//! - [`app`], [`http`], [`pages`], [`jobs`]: the service. [`config`], [`telemetry`], [`tls`]: its settings, logs,
 //!   metrics, encryption.
 //! - [`outbound`], [`crm`]: what is told to others, and scores in the CRM's fields;
 //!   [`standard_webhooks`]: how messages are signed.
@@ -33,6 +33,7 @@ pub mod learning;
 pub mod model;
 pub mod nodes;
 pub mod outbound;
+pub mod pages;
 pub mod parallel;
 pub mod progress;
 pub mod ranking;

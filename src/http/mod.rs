@@ -2,23 +2,23 @@
 //!
 //! - `scores`, `flat_scores`, `deals`, `rankings`, `models`, `imports`, `jobs`, `subscriptions`: `/v1`.
 //! - `webhooks`, `deadletters`: what CRMs send.
-//! - `health`: `/healthz`, `/readyz`, `/metrics`. `openapi`: the description. `home`: `/`.
+//! - `health`: `/healthz`, `/readyz`, `/metrics`. `openapi`: the description.
+//! - [`crate::pages`]: what people look at.
 //! - `body` and `query` read requests, `problem` is the one form of failure, `observe` wraps
 //!   every request.
 
-mod body;
+pub(crate) mod body;
 mod deadletters;
 mod deals;
 mod flat_scores;
 mod health;
-mod home;
 mod imports;
 mod jobs;
 mod models;
 mod observe;
 pub mod openapi;
 pub mod problem;
-mod query;
+pub(crate) mod query;
 mod rankings;
 mod scores;
 mod subscriptions;
@@ -30,14 +30,19 @@ use std::time::Duration;
 
 use actix_web::dev::HttpServiceFactory;
 use actix_web::http::Method;
+use actix_web::http::header::ACCEPT;
 use actix_web::middleware::from_fn;
 use actix_web::web::{Data, ServiceConfig};
-use actix_web::{HttpRequest, HttpServer, Resource, Route, guard, web};
+use actix_web::{
+    HttpRequest, HttpResponse, HttpServer, Resource, ResponseError, Route, guard, web,
+};
 use anyhow::Context;
 use tracing_actix_web::TracingLogger;
 
 use crate::app::App;
 use crate::error::Result;
+use crate::pages;
+use crate::pages::layout::PageError;
 use problem::Problem;
 
 /// Serves until `shutdown` is ready and the requests then under way are answered.
@@ -79,7 +84,6 @@ pub async fn run(
 fn routes(config: &mut ServiceConfig) {
     use Method as M;
     config
-        .service(resource("/", [(M::GET, web::to(home::home))]))
         .service(resource("/healthz", [(M::GET, web::to(health::live))]))
         .service(resource("/readyz", [(M::GET, web::to(health::ready))]))
         .service(resource("/metrics", [(M::GET, web::to(health::metrics))]))
@@ -206,6 +210,7 @@ fn routes(config: &mut ServiceConfig) {
             [(M::GET, web::to(jobs::events))],
         ))
         .configure(subscription_routes)
+        .configure(pages::routes)
         .default_service(web::to(unknown_route));
 }
 
@@ -243,7 +248,7 @@ fn subscription_routes(config: &mut ServiceConfig) {
 
 /// A resource that answers other methods with 405 and the list of those it has. What can be got can
 /// also be asked for its head.
-fn resource<const N: usize>(
+pub(crate) fn resource<const N: usize>(
     path: &str,
     routes: [(Method, Route); N],
 ) -> impl HttpServiceFactory + 'static {
@@ -266,8 +271,17 @@ fn resource<const N: usize>(
     }))
 }
 
-async fn unknown_route(request: HttpRequest) -> Result<&'static str, Problem> {
-    Err(Problem::unknown_route(request.path()))
+/// Programs get a problem document, browsers a page.
+async fn unknown_route(request: HttpRequest) -> HttpResponse {
+    let problem = Problem::unknown_route(request.path());
+    let accepted = request.headers().get(ACCEPT);
+    let accepted = accepted.and_then(|accepted| accepted.to_str().ok());
+    let wants_page = accepted.is_some_and(|accepted| accepted.contains("text/html"));
+    if wants_page && !request.path().starts_with("/v1/") {
+        PageError::from(problem).error_response()
+    } else {
+        problem.error_response()
+    }
 }
 
 #[cfg(test)]

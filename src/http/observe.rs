@@ -15,6 +15,7 @@ use tracing::Span;
 use tracing_actix_web::{RequestId, RootSpanBuilder};
 
 use super::problem::{self, Problem};
+use crate::pages::layout;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -96,13 +97,14 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-/// Answers of libraries that are errors without a document get one. Our own are problems, or say in JSON
-/// how things stand, as `/readyz` does.
+/// Answers of libraries that are errors without a document get one. Our own are problems, pages, or say
+/// in JSON how things stand, as `/readyz` does.
 fn documented(response: ServiceResponse<BoxBody>) -> ServiceResponse<BoxBody> {
     let status = response.status();
     let is_error = status.is_client_error() || status.is_server_error();
     let is_documented = response.headers().get(CONTENT_TYPE).is_some_and(|kind| {
-        [problem::MEDIA_TYPE.as_bytes(), b"application/json"].contains(&kind.as_bytes())
+        let own = [problem::MEDIA_TYPE, layout::MEDIA_TYPE, "application/json"];
+        own.iter().any(|own| own.as_bytes() == kind.as_bytes())
     });
     if !is_error || is_documented {
         return response;

@@ -31,6 +31,7 @@ kinds! {
     NOT_FOUND: NOT_FOUND, "not_found", "There is no such thing";
     WEBHOOK_OFF: NOT_FOUND, "webhook_off", "Webhooks from this source are off";
     UNAUTHENTICATED: UNAUTHORIZED, "unauthenticated", "It is not known who sent this";
+    FORBIDDEN: FORBIDDEN, "forbidden", "This is for others";
     METHOD_NOT_ALLOWED: METHOD_NOT_ALLOWED, "method_not_allowed", "The resource does not have this method";
     BODY_TIMEOUT: REQUEST_TIMEOUT, "body_timeout", "The body did not arrive in time";
     CONFLICT: CONFLICT, "conflict", "The request contradicts what is there";
@@ -138,6 +139,10 @@ impl Problem {
         Self::new(&UNAUTHENTICATED, detail)
     }
 
+    pub fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(&FORBIDDEN, detail)
+    }
+
     pub fn unknown_route(path: &str) -> Self {
         let detail = format!("nothing is at {path}; /docs lists what there is");
         Self::new(&UNKNOWN_ROUTE, detail)
@@ -156,6 +161,31 @@ impl Problem {
     pub fn body_timeout() -> Self {
         let detail = "body_pause_seconds_max: nothing more of the body came for this long";
         Self::new(&BODY_TIMEOUT, detail)
+    }
+
+    /// The kind of problem in words.
+    pub fn title(&self) -> &'static str {
+        self.kind.title
+    }
+
+    /// Stable; what a program decides by.
+    pub fn code(&self) -> &'static str {
+        self.kind.code
+    }
+
+    /// What is wrong with this very request.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// Each field that is wrong.
+    pub fn fields(&self) -> &[FieldError] {
+        &self.errors
+    }
+
+    /// What the answer has beside the usual headers.
+    pub fn headers(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.headers
     }
 
     /// For answers that are not ours: a status and what the library said about it.

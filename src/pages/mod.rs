@@ -1,0 +1,58 @@
+//! Pages for people: server-rendered HTML over the same functions as the API.
+//!
+//! - `layout`: the frame of every page, who looks at it, and how a failure is shown.
+//! - `assets`: the one stylesheet, the one script and the mark, from the binary.
+//! - `format`: money, dates, percentages and links as they stand in HTML.
+//! - `glossary`: what each metric means, once, for the pages and for `docs/metrics.md`.
+//!
+//! # A page
+//!
+//! A page is a struct with an askama template that extends `base.html` and has a field
+//! `page: `[`layout::Page`]:
+//!
+//! ```text
+//! #[derive(Template)]
+//! #[template(path = "models.html")]
+//! struct ModelsPage { page: Page, models: Vec<ModelRow> }
+//!
+//! pub async fn models(viewer: Viewer, app: Data<App>) -> Result<HttpResponse, PageError> {
+//!     viewer.require_manager()?;
+//!     let page = Page::new(&viewer, "Models", Place::Models);
+//!     layout::render(&ModelsPage { page, models })
+//! }
+//! ```
+//!
+//! The template:
+//!
+//! ```text
+//! {% extends "base.html" %}
+//! {% block content %}
+//! <h1>Models</h1> ...
+//! <form method="post" action="/models/train">{{ page.csrf_field() }} ...</form>
+//! {% endblock %}
+//! ```
+//!
+//! `?` turns every [`crate::error::Error`] and [`crate::http::problem::Problem`] into a page that says
+//! what is wrong and what to do next. There are no inline scripts and no style attributes: the content
+//! security policy forbids them.
+
+pub mod assets;
+pub mod format;
+mod home;
+pub mod layout;
+
+use actix_web::http::Method;
+use actix_web::web::{self, ServiceConfig};
+
+use crate::http::resource;
+
+/// The addresses of all pages and of what they load.
+pub fn routes(config: &mut ServiceConfig) {
+    use Method as M;
+    config
+        .service(resource("/", [(M::GET, web::to(home::home))]))
+        .service(resource(
+            "/assets/{name}",
+            [(M::GET, web::to(assets::asset))],
+        ));
+}
