@@ -56,6 +56,7 @@ impl App {
         }
         let store = book.store().clone();
         let outbound = Outbound::start(store, &config, jobs.leading()).await?;
+        book.begin_survey();
         let inbound = Inbound::start(book.clone(), &config.webhooks, &config.crm)?;
         Ok(Self {
             config,
@@ -99,6 +100,7 @@ pub fn now() -> Timestamp {
 pub async fn open_book(config: &Config) -> Result<Book> {
     let settings = BookSettings {
         stalled_days: config.stalled_days,
+        insight: Arc::new(config.insight.clone()),
         ..BookSettings::default()
     };
     open_book_with(config, settings).await
@@ -108,6 +110,7 @@ pub async fn open_book(config: &Config) -> Result<Book> {
 pub async fn open_book_without_champion(config: &Config) -> Result<Book> {
     let settings = BookSettings {
         stalled_days: config.stalled_days,
+        insight: Arc::new(config.insight.clone()),
         is_without_champion: true,
     };
     open_book_with(config, settings).await

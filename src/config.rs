@@ -12,6 +12,7 @@ use crate::crm::CrmsSettings;
 use crate::domain::Exchange;
 use crate::error::{Error, Result};
 use crate::inbound::Webhooks;
+use crate::insight::InsightSettings;
 use crate::outbound::OutboundSettings;
 use crate::store::{DatabaseUrl, StoreLocation};
 
@@ -42,6 +43,7 @@ pub struct Config {
     pub http_workers: usize,
     pub exchange: Exchange,
     pub training: Training,
+    pub insight: InsightSettings,
     pub ledger: Ledger,
     pub outbound: OutboundSettings,
     pub crm: CrmsSettings,
@@ -208,6 +210,7 @@ impl Config {
             )));
         }
         let named = |reason| Error::Malformed(format!("settings: {reason}"));
+        self.insight.check().map_err(named)?;
         self.outbound.check().map_err(named)?;
         self.crm.check().map_err(named)?;
         self.webhooks.check(&self.crm)?;

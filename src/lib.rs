@@ -11,6 +11,7 @@
 //! - [`inbound`]: what CRMs send, and what it says about deals.
 //! - [`training`], [`model`], [`scoring`]: deals to a model, a model and a deal to a score. Pure.
 //! - [`evaluation`], [`baseline`], [`report`]: how good a model is, and how far deals have moved. Pure.
+//! - [`insight`]: what reps and managers want to know of a pipeline. Pure.
 //! - [`simulate`]: a pipeline with known true probabilities, for demos and tests.
 
 pub mod app;
@@ -28,6 +29,7 @@ pub mod features;
 pub mod http;
 pub mod inbound;
 pub mod ingest;
+pub mod insight;
 pub mod jobs;
 pub mod learning;
 pub mod model;

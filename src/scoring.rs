@@ -237,6 +237,11 @@ impl Scorer {
         self.intercept + alone + together
     }
 
+    /// The probability that [`Self::score`] gives a deal that is known like this.
+    pub fn win_probability(&self, snapshot: &Snapshot) -> Probability {
+        probability(self.model.calibrate(self.log_odds(snapshot)))
+    }
+
     /// Scores a deal as known at `at`. Never fails: what cannot be read becomes a warning.
     pub fn score(&self, deal: &Deal, at: Timestamp) -> Score {
         let snapshot = Snapshot::at(deal, at);

@@ -9,6 +9,7 @@
 //! - `replay`: a deal as it was, from the log of what was received.
 //! - `paging`: pages of a ranking, from the accelerator or from the store.
 //! - `tending`: Redis on its own, for those who operate it.
+//! - `surveying`: all deals in memory, for insights.
 //! - `healing`: fills the accelerator from the store, and lets it catch up with it.
 
 mod activation;
@@ -18,6 +19,7 @@ mod locks;
 mod observing;
 mod paging;
 mod replay;
+mod surveying;
 mod tending;
 mod writing;
 
@@ -33,10 +35,12 @@ use self::locks::DealLocks;
 pub use self::observing::{Observed, Sighting};
 pub use self::paging::RETIRED_CURSOR_MINUTES;
 pub use self::replay::replay;
+use self::surveying::Surveying;
 pub use self::tending::{Cache, Compared};
 use crate::domain::deal::Event;
 use crate::domain::{Deal, DealId, Exchange};
 use crate::error::{Error, Result};
+use crate::insight::InsightSettings;
 use crate::model::Model;
 use crate::ranking::{Accelerator, AcceleratorHealth};
 use crate::scoring::{Score, Scorer};
@@ -47,6 +51,8 @@ use crate::store::{LedgerEntry, ScoringNow, Store};
 pub struct BookSettings {
     /// A deal longer than this in its stage is stalled.
     pub stalled_days: u32,
+    /// What insights call things, and where they draw lines.
+    pub insight: Arc<InsightSettings>,
     /// Opens the book without its active model, so that another one can take the place of one that
     /// cannot be read. Such a book is good for [`Book::activate`] alone.
     pub is_without_champion: bool,
@@ -56,6 +62,7 @@ impl Default for BookSettings {
     fn default() -> Self {
         Self {
             stalled_days: 30,
+            insight: Arc::default(),
             is_without_champion: false,
         }
     }
@@ -87,6 +94,7 @@ struct Inner {
     challenger: std::sync::RwLock<Option<Scorer>>,
     /// The version of a challenger that cannot be read here, so that it is not tried again and again.
     unusable_challenger: std::sync::Mutex<Option<String>>,
+    surveying: Surveying,
 }
 
 /// The champion, and the generation whose ranking it made.
@@ -186,8 +194,10 @@ impl Book {
             active: std::sync::RwLock::new(active),
             challenger: std::sync::RwLock::new(challenger),
             unusable_challenger: std::sync::Mutex::default(),
+            surveying: Surveying::default(),
         });
         healing::start(&inner).await?;
+        surveying::start(&inner);
         Ok(Self { inner })
     }
 

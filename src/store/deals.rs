@@ -460,7 +460,7 @@ pub(super) fn deal_id(id: String) -> Result<DealId> {
         .with_context(|| format!("the stored deal id `{}`", id.escape_debug()))?)
 }
 
-fn stored_deal(row: &Row) -> Result<StoredDeal> {
+pub(super) fn stored_deal(row: &Row) -> Result<StoredDeal> {
     let json: &str = row.get("document")?;
     let value: Value = serde_json::from_str(json).context("a stored deal is not JSON")?;
     let deal = document::parse(value)

@@ -23,6 +23,7 @@ mod pages;
 mod retention;
 mod shadow;
 mod subscriptions;
+mod surveying;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -56,6 +57,7 @@ pub(crate) use pages::PageRequest;
 pub use retention::Pruned;
 pub use shadow::ShadowOutcomes;
 pub(crate) use shadow::ShadowScore;
+pub(crate) use surveying::Surveyed;
 
 /// Connections that read the file; SQLite readers do not wait for the writer.
 const READERS_MAX: u32 = 4;

@@ -1,0 +1,16 @@
+//! What reps and managers want to know of a pipeline. Pure: facts of deals in, figures out; no clock, no
+//! store. `GET /v1/insights/*` and `/v1/pipeline/*` answer with these figures, and the pages show them.
+//!
+//! - `facts`: what all insights ask of one deal. `survey`: all deals of a moment, with what past deals
+//!   say about each stage. `settings`: what companies call things. `stats`: quantiles and intervals.
+//! - `queue`: a rep's deals and how each stands. `attention`: deals that get too little or too much of
+//!   it. `stalled`, `slipping`: deals that wait, deals whose close moves away.
+
+pub mod facts;
+pub mod settings;
+pub mod stats;
+pub mod survey;
+
+pub use facts::{DealFacts, Lens, Names, Past, Push, Standing, Visit};
+pub use settings::InsightSettings;
+pub use survey::{DealRef, Scope, StageBenchmark, Survey};

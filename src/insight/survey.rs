@@ -1,0 +1,302 @@
+//! All deals of a moment, and what past deals say about each stage.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::facts::DealFacts;
+use super::stats::{Quartiles, quantile};
+use super::{InsightSettings, Visit};
+use crate::domain::{Currency, DealId};
+
+/// All deals as of a moment, scored by one model.
+#[derive(Debug)]
+pub struct Survey {
+    /// By id.
+    deals: Vec<Arc<DealFacts>>,
+    /// When the past of the deals was last looked at.
+    pub as_of: Timestamp,
+    /// The champion; `None` while there is none.
+    pub model_version: Option<String>,
+    pub base_currency: Currency,
+    pub settings: Arc<InsightSettings>,
+    /// Longest days in a stage where past deals do not say.
+    pub stalled_days: u32,
+    stages: OnceLock<BTreeMap<StageKey, StageBenchmark>>,
+}
+
+/// A stage of a pipeline.
+pub type StageKey = (Option<Arc<str>>, Arc<str>);
+
+/// Which deals are looked at; `None` takes all.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Scope {
+    pub pipeline: Option<String>,
+    pub owner: Option<String>,
+    pub team: Option<String>,
+    pub source: Option<String>,
+}
+
+impl Scope {
+    pub fn holds(&self, deal: &DealFacts) -> bool {
+        let is = |wanted: &Option<String>, value: &Option<Arc<str>>| {
+            wanted
+                .as_deref()
+                .is_none_or(|w| value.as_deref() == Some(w))
+        };
+        is(&self.pipeline, &deal.pipeline)
+            && is(&self.owner, &deal.owner)
+            && is(&self.team, &deal.team)
+            && is(&self.source, &deal.source)
+    }
+}
+
+/// Which deal a line of an insight is about.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct DealRef {
+    pub id: String,
+    pub name: Option<String>,
+    pub company: Option<String>,
+    pub owner: Option<String>,
+    pub pipeline: Option<String>,
+    pub stage: Option<String>,
+}
+
+impl From<&DealFacts> for DealRef {
+    fn from(deal: &DealFacts) -> Self {
+        let text = |value: &Option<Arc<str>>| value.as_deref().map(str::to_owned);
+        Self {
+            id: deal.id.to_string(),
+            name: text(&deal.name),
+            company: text(&deal.company),
+            owner: text(&deal.owner),
+            pipeline: text(&deal.pipeline),
+            stage: text(&deal.stage),
+        }
+    }
+}
+
+/// What closed deals say about the time in a stage.
+///
+/// A deal counts once for each stage that it was in, with its longest stay there.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct StageBenchmark {
+    pub pipeline: Option<String>,
+    pub stage: String,
+    /// Days that deals spent in the stage that were won in the end.
+    pub won_days: Option<Quartiles>,
+    pub lost_days: Option<Quartiles>,
+    /// A deal that is longer than this in the stage has stalled.
+    pub limit_days: f64,
+    /// Where the limit comes from.
+    pub limit_from: LimitFrom,
+    /// The age beyond which a smaller share than `insight.cutoff_win_share` was ever won, if deals tell.
+    pub cutoff_days: Option<f64>,
+    /// Deals that ended and had stayed beyond the cut-off, and how many of those were won.
+    pub beyond_cutoff: usize,
+    pub won_beyond_cutoff: usize,
+}
+
+/// Where the limit of days in a stage comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitFrom {
+    /// The quantile `insight.stalled_quantile` of the days that won deals spent there.
+    WonDeals,
+    /// The setting `stalled_days`: too few deals of this stage were won.
+    Setting,
+}
+
+impl Survey {
+    /// `deals` in any order.
+    pub fn new(
+        mut deals: Vec<Arc<DealFacts>>,
+        as_of: Timestamp,
+        model_version: Option<String>,
+        base_currency: Currency,
+        settings: Arc<InsightSettings>,
+        stalled_days: u32,
+    ) -> Self {
+        deals.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        Self {
+            deals,
+            as_of,
+            model_version,
+            base_currency,
+            settings,
+            stalled_days,
+            stages: OnceLock::new(),
+        }
+    }
+
+    /// The same with other facts about some deals: `changed` in place of what was of those `touched`.
+    pub fn amended(&self, changed: Vec<DealFacts>, touched: &[DealId]) -> Self {
+        let mut next: BTreeMap<DealId, Option<Arc<DealFacts>>> =
+            touched.iter().map(|id| (id.clone(), None)).collect();
+        next.extend((changed.into_iter()).map(|deal| (deal.id.clone(), Some(Arc::new(deal)))));
+        let kept = self
+            .deals
+            .iter()
+            .filter(|deal| !next.contains_key(&deal.id));
+        let deals: Vec<_> = kept
+            .cloned()
+            .chain(next.values().flatten().cloned())
+            .collect();
+        Self::new(
+            deals,
+            self.as_of,
+            self.model_version.clone(),
+            self.base_currency,
+            self.settings.clone(),
+            self.stalled_days,
+        )
+    }
+
+    /// All deals, by id.
+    pub fn deals(&self) -> &[Arc<DealFacts>] {
+        &self.deals
+    }
+
+    pub fn deal(&self, id: &DealId) -> Option<&Arc<DealFacts>> {
+        let place = self.deals.binary_search_by(|deal| deal.id.cmp(id)).ok()?;
+        self.deals.get(place)
+    }
+
+    pub fn within<'a>(&'a self, scope: &'a Scope) -> impl Iterator<Item = &'a DealFacts> {
+        let deals = self.deals.iter().map(AsRef::as_ref);
+        deals.filter(|deal| scope.holds(deal))
+    }
+
+    pub fn open<'a>(&'a self, scope: &'a Scope) -> impl Iterator<Item = &'a DealFacts> {
+        self.within(scope).filter(|deal| deal.is_open())
+    }
+
+    pub fn closed<'a>(&'a self, scope: &'a Scope) -> impl Iterator<Item = &'a DealFacts> {
+        self.within(scope).filter(|deal| !deal.is_open())
+    }
+
+    /// Every stage that a deal is or was in, by pipeline and name.
+    pub fn stages(&self) -> &BTreeMap<StageKey, StageBenchmark> {
+        self.stages.get_or_init(|| benchmarks(self))
+    }
+
+    /// What is known of the stage that a deal is in.
+    pub fn stage_of(&self, deal: &DealFacts) -> Option<&StageBenchmark> {
+        self.stages()
+            .get(&(deal.pipeline.clone(), deal.stage.clone()?))
+    }
+
+    /// Whether an open deal is longer in its stage than it should be.
+    pub fn is_stalled(&self, deal: &DealFacts, now: Timestamp) -> bool {
+        let (days, stage) = (deal.days_in_stage(now), self.stage_of(deal));
+        let limit = stage.map_or(f64::from(self.stalled_days), |stage| stage.limit_days);
+        deal.is_open() && days.is_some_and(|days| days > limit)
+    }
+}
+
+/// Longest stays in a stage of deals that ended.
+#[derive(Debug, Default)]
+struct Stays {
+    won: Vec<f64>,
+    lost: Vec<f64>,
+}
+
+fn benchmarks(survey: &Survey) -> BTreeMap<StageKey, StageBenchmark> {
+    let mut stays: BTreeMap<StageKey, Stays> = BTreeMap::new();
+    for deal in &survey.deals {
+        if let (true, Some(stage)) = (deal.is_open(), &deal.stage) {
+            stays
+                .entry((deal.pipeline.clone(), stage.clone()))
+                .or_default();
+        }
+        if deal.is_open() {
+            continue;
+        }
+        for (stage, days) in longest_stays(deal) {
+            let stays = stays.entry((deal.pipeline.clone(), stage)).or_default();
+            match deal.is_won() {
+                true => stays.won.push(days),
+                false => stays.lost.push(days),
+            }
+        }
+    }
+    let stages = stays.into_iter().map(|(key, stays)| {
+        let benchmark = benchmark(&key, stays, survey);
+        (key, benchmark)
+    });
+    stages.collect()
+}
+
+/// Of a closed deal, each stage with the longest stay in it, in days.
+pub fn longest_stays(deal: &DealFacts) -> BTreeMap<Arc<str>, f64> {
+    let mut longest: BTreeMap<Arc<str>, f64> = BTreeMap::new();
+    for visit in &deal.visits {
+        let Visit {
+            stage,
+            left_at: Some(left_at),
+            ..
+        } = visit
+        else {
+            continue;
+        };
+        let days = visit.days(*left_at);
+        let most = longest.entry(stage.clone()).or_insert(days);
+        *most = most.max(days);
+    }
+    longest
+}
+
+fn benchmark(key: &StageKey, mut stays: Stays, survey: &Survey) -> StageBenchmark {
+    let settings = &survey.settings;
+    stays.won.sort_unstable_by(f64::total_cmp);
+    stays.lost.sort_unstable_by(f64::total_cmp);
+    let is_told = stays.won.len() >= settings.stalled_won_deals_min.max(1);
+    let limit = quantile(&stays.won, settings.stalled_quantile).filter(|_| is_told);
+    let cutoff = cutoff(&stays, settings);
+    StageBenchmark {
+        pipeline: key.0.as_deref().map(str::to_owned),
+        stage: key.1.to_string(),
+        won_days: Quartiles::of(&stays.won),
+        lost_days: Quartiles::of(&stays.lost),
+        limit_days: limit.unwrap_or(f64::from(survey.stalled_days)),
+        limit_from: match limit {
+            Some(_) => LimitFrom::WonDeals,
+            None => LimitFrom::Setting,
+        },
+        cutoff_days: cutoff.map(|cutoff| cutoff.days),
+        beyond_cutoff: cutoff.map_or(0, |cutoff| cutoff.beyond),
+        won_beyond_cutoff: cutoff.map_or(0, |cutoff| cutoff.won),
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Cutoff {
+    days: f64,
+    beyond: usize,
+    won: usize,
+}
+
+/// The fewest whole days after which, of at least as many deals as a limit needs, a smaller share than the
+/// settings say was won.
+fn cutoff(stays: &Stays, settings: &InsightSettings) -> Option<Cutoff> {
+    let beyond = |sorted: &[f64], days: f64| sorted.len() - sorted.partition_point(|d| *d <= days);
+    let last = stays
+        .won
+        .last()
+        .copied()
+        .unwrap_or(0.0)
+        .max(*stays.lost.last()?);
+    (0..=last.ceil() as u32).map(f64::from).find_map(|days| {
+        let won = beyond(&stays.won, days);
+        let all = won + beyond(&stays.lost, days);
+        let is_rarely_won = (won as f64) < settings.cutoff_win_share * all as f64;
+        (all >= settings.stalled_won_deals_min.max(1) && is_rarely_won).then_some(Cutoff {
+            days,
+            beyond: all,
+            won,
+        })
+    })
+}
