@@ -1,6 +1,6 @@
 //! The service over HTTP: one file per resource, each with its routes' handlers and wire types.
 //!
-//! - `scores`, `flat_scores`, `deals`, `rankings`, `models`, `imports`, `jobs`, `subscriptions`: `/v1`.
+//! - `scores`, `flat_scores`, `deals`, `rankings`, `models`, `imports`, `jobs`, `subscriptions`, `insights`: `/v1`.
 //! - `webhooks`, `deadletters`: what CRMs send.
 //! - `health`: `/healthz`, `/readyz`, `/metrics`. `openapi`: the description.
 //! - [`crate::pages`]: what people look at.
@@ -13,6 +13,7 @@ mod deals;
 mod flat_scores;
 mod health;
 mod imports;
+mod insights;
 mod jobs;
 mod models;
 mod observe;
@@ -210,8 +211,26 @@ fn routes(config: &mut ServiceConfig) {
             [(M::GET, web::to(jobs::events))],
         ))
         .configure(subscription_routes)
+        .configure(insight_routes)
         .configure(pages::routes)
         .default_service(web::to(unknown_route));
+}
+
+fn insight_routes(config: &mut ServiceConfig) {
+    use Method as M;
+    config
+        .service(resource(
+            "/v1/insights/misprioritized",
+            [(M::GET, web::to(insights::read_misprioritized))],
+        ))
+        .service(resource(
+            "/v1/insights/stalled",
+            [(M::GET, web::to(insights::read_stalled))],
+        ))
+        .service(resource(
+            "/v1/insights/slipping",
+            [(M::GET, web::to(insights::read_slipping))],
+        ));
 }
 
 fn subscription_routes(config: &mut ServiceConfig) {

@@ -1,5 +1,7 @@
 //! `/v1/rankings` and `/v1/queues`: open deals in order of worth.
 
+use std::collections::HashMap;
+
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use jiff::Timestamp;
@@ -13,6 +15,7 @@ use super::query::Params;
 use super::scores::ScoreBody;
 use crate::app::{App, now};
 use crate::error::Result;
+use crate::insight::queue::{Outlook, outlooks};
 use crate::ranking::{DealSummary, RankingPage, RankingQuery, RankingRow, Sort};
 
 /// A page of a ranking. All pages reached through `next_cursor` show the ranking as it stood at the
@@ -30,6 +33,9 @@ pub(super) struct Ranking {
 pub(super) struct RankedDeal {
     deal: DealSummaryBody,
     score: ScoreBody,
+    /// Where the deal stands in its owner's queue; of queues alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outlook: Option<Outlook>,
 }
 
 /// A deal as its ranking knew it when it was scored.
@@ -82,6 +88,7 @@ impl RankedDeal {
         Self {
             deal: row.deal.into(),
             score,
+            outlook: None,
         }
     }
 }
@@ -141,7 +148,7 @@ async fn answer(
     app: &App,
     mut params: Params,
     owner: Option<String>,
-    with_reasons: bool,
+    is_queue: bool,
 ) -> Result<HttpResponse, Problem> {
     let defaults = RankingQuery::default();
     let query = RankingQuery {
@@ -160,7 +167,12 @@ async fn answer(
     };
     let cursor = params.text("cursor");
     params.finish()?;
-    let page = app.book.ranking(&query, cursor.as_deref(), now()).await?;
+    let at = now();
+    let page = app.book.ranking(&query, cursor.as_deref(), at).await?;
+    let outlooks = match &query.owner {
+        Some(owner) if is_queue => outlooks(&*app.book.survey().await?, owner, at),
+        _ => HashMap::new(),
+    };
     let RankingPage {
         rows,
         next_cursor,
@@ -171,7 +183,10 @@ async fn answer(
         model_version,
         rows: rows
             .into_iter()
-            .map(|row| RankedDeal::new(row, with_reasons))
+            .map(|row| RankedDeal {
+                outlook: outlooks.get(&row.deal.id).cloned(),
+                ..RankedDeal::new(row, is_queue)
+            })
             .collect(),
         next_cursor,
     }))

@@ -6,11 +6,17 @@
 //! - `queue`: a rep's deals and how each stands. `attention`: deals that get too little or too much of
 //!   it. `stalled`, `slipping`: deals that wait, deals whose close moves away.
 
+pub mod attention;
 pub mod facts;
+pub mod queue;
+#[cfg(test)]
+mod samples;
 pub mod settings;
+pub mod slipping;
+pub mod stalled;
 pub mod stats;
 pub mod survey;
 
 pub use facts::{DealFacts, Lens, Names, Past, Push, Standing, Visit};
 pub use settings::InsightSettings;
-pub use survey::{DealRef, Scope, StageBenchmark, Survey};
+pub use survey::{DealRef, Note, Scope, StageBenchmark, Survey};

@@ -54,6 +54,23 @@ impl Scope {
     }
 }
 
+/// Why a figure is missing, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Note {
+    /// Stable: for programs.
+    pub code: String,
+    pub detail: String,
+}
+
+impl Note {
+    pub fn new(code: &str, detail: impl Into<String>) -> Self {
+        Self {
+            code: code.to_owned(),
+            detail: detail.into(),
+        }
+    }
+}
+
 /// Which deal a line of an insight is about.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct DealRef {
@@ -98,6 +115,9 @@ pub struct StageBenchmark {
     /// Deals that ended and had stayed beyond the cut-off, and how many of those were won.
     pub beyond_cutoff: usize,
     pub won_beyond_cutoff: usize,
+    /// How many stages deals have gone through before it, on average.
+    #[serde(skip)]
+    pub place: f64,
 }
 
 /// Where the limit of days in a stage comes from.
@@ -155,6 +175,24 @@ impl Survey {
         )
     }
 
+    /// What keeps figures away, and what to do about it.
+    pub fn notes(&self) -> Vec<Note> {
+        let mut notes = Vec::new();
+        if self.model_version.is_none() {
+            notes.push(Note::new(
+                "no_model",
+                "no model is active, so nothing has a probability: train one (`dealrank train`, or POST /v1/models)",
+            ));
+        }
+        if self.deals.is_empty() {
+            notes.push(Note::new(
+                "no_deals",
+                "there are no deals yet: import some (`dealrank import`, or POST /v1/imports)",
+            ));
+        }
+        notes
+    }
+
     /// All deals, by id.
     pub fn deals(&self) -> &[Arc<DealFacts>] {
         &self.deals
@@ -183,6 +221,16 @@ impl Survey {
         self.stages.get_or_init(|| benchmarks(self))
     }
 
+    /// The stages by pipeline, and in each as deals go through them.
+    pub fn stages_in_order(&self) -> Vec<(&StageKey, &StageBenchmark)> {
+        let mut stages: Vec<_> = self.stages().iter().collect();
+        stages.sort_by(|(a, left), (b, right)| {
+            let by_place = left.place.total_cmp(&right.place);
+            a.0.cmp(&b.0).then(by_place).then_with(|| a.1.cmp(&b.1))
+        });
+        stages
+    }
+
     /// What is known of the stage that a deal is in.
     pub fn stage_of(&self, deal: &DealFacts) -> Option<&StageBenchmark> {
         self.stages()
@@ -202,11 +250,20 @@ impl Survey {
 struct Stays {
     won: Vec<f64>,
     lost: Vec<f64>,
+    /// How many visits there were, and how many came before each, in all.
+    visits: usize,
+    visits_before: usize,
 }
 
 fn benchmarks(survey: &Survey) -> BTreeMap<StageKey, StageBenchmark> {
     let mut stays: BTreeMap<StageKey, Stays> = BTreeMap::new();
     for deal in &survey.deals {
+        for (before, visit) in deal.visits.iter().enumerate() {
+            let key = (deal.pipeline.clone(), visit.stage.clone());
+            let stays = stays.entry(key).or_default();
+            stays.visits += 1;
+            stays.visits_before += before;
+        }
         if let (true, Some(stage)) = (deal.is_open(), &deal.stage) {
             stays
                 .entry((deal.pipeline.clone(), stage.clone()))
@@ -269,6 +326,7 @@ fn benchmark(key: &StageKey, mut stays: Stays, survey: &Survey) -> StageBenchmar
         cutoff_days: cutoff.map(|cutoff| cutoff.days),
         beyond_cutoff: cutoff.map_or(0, |cutoff| cutoff.beyond),
         won_beyond_cutoff: cutoff.map_or(0, |cutoff| cutoff.won),
+        place: stays.visits_before as f64 / stays.visits.max(1) as f64,
     }
 }
 

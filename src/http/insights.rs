@@ -1,0 +1,136 @@
+//! `/v1/insights/*`: the manager's lists.
+
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::problem::{Problem, ProblemDocument};
+use super::query::Params;
+use crate::app::{App, now};
+use crate::insight::attention::{Misprioritized, misprioritized};
+use crate::insight::slipping::{Slipping, slipping};
+use crate::insight::stalled::{Stalled, stalled};
+use crate::insight::{Note, Scope, Survey};
+
+/// Rows of a list, unless asked otherwise, and at most.
+const ROWS_DEFAULT: usize = 50;
+const ROWS_MAX: usize = 1000;
+
+/// An insight with what it was worked out from.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Answer<T> {
+    /// The moment that ages are counted to.
+    #[schema(format = DateTime)]
+    as_of: String,
+    /// The model whose probabilities these are; null while none is active.
+    model_version: Option<String>,
+    /// The currency of all values.
+    base_currency: String,
+    /// What keeps figures away, and what to do about it.
+    notes: Vec<Note>,
+    #[serde(flatten)]
+    insight: T,
+}
+
+impl<T> Answer<T> {
+    pub fn new(survey: &Survey, insight: T, at: Timestamp) -> Self {
+        Self {
+            as_of: at.to_string(),
+            model_version: survey.model_version.clone(),
+            base_currency: survey.base_currency.to_string(),
+            notes: survey.notes(),
+            insight,
+        }
+    }
+}
+
+/// Takes the parameters that say which deals are looked at.
+pub(super) fn scope(params: &mut Params) -> Scope {
+    Scope {
+        pipeline: params.text("pipeline"),
+        owner: params.text("owner"),
+        team: params.text("team"),
+        source: params.text("source"),
+    }
+}
+
+/// Deals that get too little or too much attention
+///
+/// Compares, within each owner's queue, the order by expected value with the order by what the owner
+/// gave: efforts lately, and the CRM's priority flag.
+#[utoipa::path(get, path = "/v1/insights/misprioritized", operation_id = "readMisprioritized", tag = "insights",
+    params(
+        ("pipeline" = Option<String>, Query), ("owner" = Option<String>, Query),
+        ("team" = Option<String>, Query), ("source" = Option<String>, Query),
+        ("limit" = Option<usize>, Query, description = "rows of each list, 1 to 1000"),
+    ),
+    responses(
+        (status = 200, body = Answer<Misprioritized>),
+        (status = "4XX", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, body = ProblemDocument, content_type = "application/problem+json"),
+    ))]
+pub async fn read_misprioritized(
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, Problem> {
+    list(&app, &request, misprioritized).await
+}
+
+/// Deals that wait in their stage
+///
+/// Longer than most deals that were won there; with the probability that was lost meanwhile, and for each
+/// stage the age beyond which hardly any deal was won.
+#[utoipa::path(get, path = "/v1/insights/stalled", operation_id = "readStalled", tag = "insights",
+    params(
+        ("pipeline" = Option<String>, Query), ("owner" = Option<String>, Query),
+        ("team" = Option<String>, Query), ("source" = Option<String>, Query),
+        ("limit" = Option<usize>, Query, description = "rows of the list, 1 to 1000"),
+    ),
+    responses(
+        (status = 200, body = Answer<Stalled>),
+        (status = "4XX", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, body = ProblemDocument, content_type = "application/problem+json"),
+    ))]
+pub async fn read_stalled(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    list(&app, &request, stalled).await
+}
+
+/// Deals that slip
+///
+/// Their close was pushed or has passed, and they became less likely to be won.
+#[utoipa::path(get, path = "/v1/insights/slipping", operation_id = "readSlipping", tag = "insights",
+    params(
+        ("pipeline" = Option<String>, Query), ("owner" = Option<String>, Query),
+        ("team" = Option<String>, Query), ("source" = Option<String>, Query),
+        ("limit" = Option<usize>, Query, description = "rows of the list, 1 to 1000"),
+    ),
+    responses(
+        (status = 200, body = Answer<Slipping>),
+        (status = "4XX", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, body = ProblemDocument, content_type = "application/problem+json"),
+    ))]
+pub async fn read_slipping(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    list(&app, &request, slipping).await
+}
+
+async fn list<T: Serialize>(
+    app: &App,
+    request: &HttpRequest,
+    insight: fn(&Survey, &Scope, Timestamp, usize) -> T,
+) -> Result<HttpResponse, Problem> {
+    let mut params = Params::of(request)?;
+    let scope = scope(&mut params);
+    let limit = params
+        .parsed("limit", "a whole number")
+        .unwrap_or(ROWS_DEFAULT);
+    if !(1..=ROWS_MAX).contains(&limit) {
+        params.refuse("limit", format!("is 1 to {ROWS_MAX}"));
+    }
+    params.finish()?;
+    let survey = app.book.survey().await?;
+    let at = now();
+    let found = insight(&survey, &scope, at, limit);
+    Ok(HttpResponse::Ok().json(Answer::new(&survey, found, at)))
+}
