@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 
+use crate::access::{Access, Exposure};
 use crate::book::{Book, BookSettings, Cache};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -27,6 +28,7 @@ const PROCESSES_MAX: usize = 64;
 #[derive(Debug)]
 pub struct App {
     pub config: Config,
+    pub access: Access,
     pub book: Book,
     pub jobs: Jobs,
     pub outbound: Outbound,
@@ -44,7 +46,11 @@ impl App {
     ///
     /// # Errors
     /// `Conflict` when another process uses the same embedded store.
-    pub async fn open(config: Config, metrics: PrometheusHandle) -> Result<Self> {
+    pub async fn open(
+        config: Config,
+        exposure: Exposure,
+        metrics: PrometheusHandle,
+    ) -> Result<Self> {
         let store_lock = lock_store(&config)?;
         let (uploads_dir, uploads_lock) = own_uploads_dir(&config)?;
         clear(&uploads_dir)?;
@@ -55,11 +61,13 @@ impl App {
             lock.sign(jobs.node());
         }
         let store = book.store().clone();
+        let access = Access::new(store.clone(), config.access.clone(), exposure);
         let outbound = Outbound::start(store, &config, jobs.leading()).await?;
         book.begin_survey();
         let inbound = Inbound::start(book.clone(), &config.webhooks, &config.crm)?;
         Ok(Self {
             config,
+            access,
             book,
             jobs,
             outbound,

@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Span, SpanRelativeTo};
 use serde::Deserialize;
 use toml::{Table, Value};
 
+use crate::access::AccessSettings;
 use crate::crm::CrmsSettings;
 use crate::domain::Exchange;
 use crate::error::{Error, Result};
@@ -42,6 +43,7 @@ pub struct Config {
     pub log_format: LogFormat,
     pub http_workers: usize,
     pub exchange: Exchange,
+    pub access: AccessSettings,
     pub training: Training,
     pub insight: InsightSettings,
     pub ledger: Ledger,
@@ -209,6 +211,7 @@ impl Config {
                 "settings: score_ttl_seconds must be 1 to {SCORE_TTL_SECONDS_MAX}"
             )));
         }
+        self.access.check()?;
         let named = |reason| Error::Malformed(format!("settings: {reason}"));
         self.insight.check().map_err(named)?;
         self.outbound.check().map_err(named)?;
@@ -386,6 +389,8 @@ mod tests {
             ("[limits]\nbatch_rows_max = 0", &[], "batch_rows_max"),
             ("[exchange]\nbase = \"EURO\"", &[], "EURO"),
             ("score_ttl_seconds = 0", &[], "score_ttl_seconds"),
+            ("[access]\nsession_hours = 0", &[], "access.session_hours"),
+            ("", &[("DEALRANK_ACCESS__API_KEY_REQUIRED", "yes")], "yes"),
             ("[training]\nevery = \"weekly\"", &[], "weekly"),
             ("[training]\nevery = \"0d\"", &[], "shorter"),
             ("", &[("DEALRANK_TRAINING__EVERY", "1 month")], "1 month"),

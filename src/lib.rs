@@ -4,8 +4,8 @@
 //! - [`domain`]: deals, snapshots, money, probabilities. Pure.
 //! - [`ingest`]: CSV, NDJSON and JSON documents to deals.
 //! - [`store`], [`ranking`], [`book`]: what is kept, in which order, and how a write goes through.
-//! - [`app`], [`http`], [`pages`], [`jobs`]: the service. [`config`], [`telemetry`], [`tls`]: its settings, logs,
-//!   metrics, encryption.
+//! - [`app`], [`http`], [`pages`], [`jobs`]: the service; [`access`]: who may use it. [`config`],
+//!   [`telemetry`], [`tls`]: its settings, logs, metrics, encryption.
 //! - [`outbound`], [`crm`]: what is told to others, and scores in the CRM's fields;
 //!   [`standard_webhooks`]: how messages are signed.
 //! - [`inbound`]: what CRMs send, and what it says about deals.
@@ -14,6 +14,7 @@
 //! - [`insight`]: what reps and managers want to know of a pipeline. Pure.
 //! - [`simulate`]: a pipeline with known true probabilities, for demos and tests.
 
+pub mod access;
 pub mod app;
 pub mod baseline;
 pub mod book;

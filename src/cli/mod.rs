@@ -13,6 +13,7 @@ mod export;
 mod files;
 mod healthcheck;
 mod import;
+mod keys;
 mod migrate;
 mod models;
 mod recalibrate;
@@ -52,6 +53,8 @@ enum Command {
     Migrate(migrate::Args),
     /// List, show and activate models
     Models(models::Args),
+    /// Make, list and revoke the keys that people sign in with and programs send
+    Keys(keys::Args),
     /// Show and rebuild what Redis has of the store
     Cache(cache::Args),
     /// List, show, replay and discard events of CRMs that could not be applied
@@ -84,6 +87,7 @@ pub fn main() -> ExitCode {
         Command::Restore(args) => backup::run_restore(args),
         Command::Migrate(args) => migrate::run(args),
         Command::Models(args) => models::run(args),
+        Command::Keys(args) => keys::run(args),
         Command::Cache(args) => cache::run(args),
         Command::Deadletters(args) => deadletters::run(args),
         Command::Doctor(args) => doctor::run(args),

@@ -12,6 +12,7 @@ use jiff::tz::TimeZone;
 use reqwest::Url;
 
 use super::bar::Bar;
+use crate::access::{Exposure, Role};
 use crate::app::{App, now};
 use crate::config::{Config, ConfigArgs, DEFAULT_TOML};
 use crate::error::{Error, Result};
@@ -93,17 +94,37 @@ async fn serve(config: Config, is_demo: bool) -> Result<()> {
     // First, since nothing should be done for a service that cannot start.
     let listener = bind(&config.listen)?;
     let address = listener.local_addr().context("cannot listen")?;
-    let app = App::open(config, telemetry::init_metrics()?).await?;
+    let exposure = Exposure::of(address, is_demo);
+    let app = App::open(config, exposure, telemetry::init_metrics()?).await?;
     let base = Url::parse(&format!("http://{address}")).context("cannot name our address")?;
     if is_demo {
         load_demo(&app).await?;
         super::out(&tour(&app, &base).await?)?;
+    }
+    let host = base.authority();
+    if app.access.is_sign_in_needed(host) {
+        super::out(&how_to_sign_in(&app).await?)?;
     }
     super::out(&format!(
         "dealrank listens on {}\n",
         base.as_str().trim_end_matches('/')
     ))?;
     http::run(listener, app, stop_signal()?).await
+}
+
+/// What to type to see the pages.
+async fn how_to_sign_in(app: &App) -> Result<String> {
+    let keys = app.book.store().keys().await?;
+    let manager = keys.iter().find(|key| key.holder.role == Role::Manager);
+    Ok(match manager {
+        Some(key) => format!(
+            "to see the pages, open what `dealrank keys link '{}'` prints (other keys: `dealrank keys list`)\n",
+            key.holder.name
+        ),
+        None => "to see the pages, make a key with `dealrank keys create --role manager --name YOU`, then \
+                 open what `dealrank keys link YOU` prints\n"
+            .into(),
+    })
 }
 
 fn bind(listen: &str) -> Result<TcpListener> {

@@ -4,6 +4,7 @@
 //! - `webhooks`, `deadletters`: what CRMs send.
 //! - `health`: `/healthz`, `/readyz`, `/metrics`. `openapi`: the description.
 //! - [`crate::pages`]: what people look at.
+//! - `gate` says who gets in.
 //! - `body` and `query` read requests, `problem` is the one form of failure, `observe` wraps
 //!   every request.
 
@@ -11,6 +12,7 @@ pub(crate) mod body;
 mod deadletters;
 mod deals;
 mod flat_scores;
+mod gate;
 mod health;
 mod imports;
 mod insights;
@@ -65,6 +67,7 @@ pub async fn run(
         actix_web::App::new()
             .app_data(app.clone())
             .configure(routes)
+            .wrap(from_fn(gate::gate))
             .wrap(from_fn(observe::observe))
             .wrap(TracingLogger::<observe::RequestSpan>::new())
     };

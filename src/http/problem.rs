@@ -45,6 +45,7 @@ kinds! {
     UNUSABLE: UNPROCESSABLE_ENTITY, "unusable", "What was given cannot be used for this";
     NOT_ACTIONABLE: UNPROCESSABLE_ENTITY, "not_actionable", "The model's mapping does not mark the fields as actionable";
     UNSUPPORTED_FORMAT: UNPROCESSABLE_ENTITY, "unsupported_format", "The model cannot be exported in this format";
+    TOO_MANY_ATTEMPTS: TOO_MANY_REQUESTS, "too_many_attempts", "Too many wrong keys";
     BUSY: TOO_MANY_REQUESTS, "busy", "A queue is full";
     OVERLOADED: SERVICE_UNAVAILABLE, "overloaded", "Too much is waiting";
     INTERNAL: INTERNAL_SERVER_ERROR, "internal", "Something went wrong here";
@@ -141,6 +142,11 @@ impl Problem {
 
     pub fn forbidden(detail: impl Into<String>) -> Self {
         Self::new(&FORBIDDEN, detail)
+    }
+
+    pub fn too_many_attempts(detail: impl Into<String>) -> Self {
+        Self::new(&TOO_MANY_ATTEMPTS, detail)
+            .with_header(header::RETRY_AFTER, HeaderValue::from_static("60"))
     }
 
     pub fn unknown_route(path: &str) -> Self {

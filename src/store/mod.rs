@@ -6,6 +6,7 @@
 //! of all processes take their numbers from one row, which they hold until they have committed. All SQL
 //! is in this folder; `engine` is where the two differ.
 
+mod access;
 mod activations;
 mod deals;
 mod engine;
@@ -38,6 +39,7 @@ use tokio::sync::Notify;
 
 use crate::error::Result;
 
+pub use access::AccessKey;
 pub use activations::{Activation, ActivationCause};
 pub(crate) use deals::{Before, Commit, DealWrite, LoggedEvent, ScoreWrite};
 pub use deals::{StoredDeal, StoredEvent, Which};
