@@ -108,7 +108,12 @@ impl Access {
     ///
     /// # Errors
     /// [`Refused`].
-    pub async fn bearer(&self, key: &str, from: IpAddr, now: Timestamp) -> Result<Visitor, Refused> {
+    pub async fn bearer(
+        &self,
+        key: &str,
+        from: IpAddr,
+        now: Timestamp,
+    ) -> Result<Visitor, Refused> {
         let holder = self.holder_of(key, from, now).await?;
         // Without a cookie no other site can have a browser send anything.
         Ok(Visitor::known(holder, self.common_csrf.clone()))
@@ -257,10 +262,24 @@ mod tests {
 
     #[test]
     fn this_machine_is_known_by_the_names_it_has_for_itself() {
-        for name in ["localhost", "LOCALHOST:80", "127.0.0.1:8080", "127.9.9.9", "[::1]:80", "[::1]"] {
+        for name in [
+            "localhost",
+            "LOCALHOST:80",
+            "127.0.0.1:8080",
+            "127.9.9.9",
+            "[::1]:80",
+            "[::1]",
+        ] {
             assert!(is_loopback_name(name), "{name}");
         }
-        for name in ["", "example.com", "localhost.example.com", "127.0.0.1.example.com", "10.0.0.1:80", "[::2]:80"] {
+        for name in [
+            "",
+            "example.com",
+            "localhost.example.com",
+            "127.0.0.1.example.com",
+            "10.0.0.1:80",
+            "[::2]:80",
+        ] {
             assert!(!is_loopback_name(name), "{name}");
         }
     }

@@ -101,12 +101,6 @@ impl Visitor {
     pub fn csrf(&self) -> &str {
         &self.csrf
     }
-
-    /// Whether a form was on one of our pages. The time that it takes says nothing about the token.
-    pub fn has_sent(&self, csrf: &str) -> bool {
-        use subtle::ConstantTimeEq;
-        self.csrf.as_bytes().ct_eq(csrf.as_bytes()).into()
-    }
 }
 
 impl fmt::Debug for Visitor {

@@ -42,8 +42,8 @@ const OPEN_UNDER: [&str; 3] = ["/docs/", "/assets/", "/v1/webhooks/"];
 
 impl Zone {
     pub fn of(pattern: &str) -> Self {
-        let is_open = OPEN.contains(&pattern)
-            || OPEN_UNDER.iter().any(|folder| pattern.starts_with(folder));
+        let is_open =
+            OPEN.contains(&pattern) || OPEN_UNDER.iter().any(|folder| pattern.starts_with(folder));
         if is_open {
             Self::Open
         } else if pattern.starts_with("/v1/") {
@@ -109,10 +109,21 @@ mod tests {
         assert_eq!(get("/v1/deals/{id}"), Verdict::OwnDeal);
         assert_eq!(post("/v1/deals/{id}/what-if"), Verdict::OwnDeal);
         assert_eq!(get("/v1/rankings"), Verdict::OwnFilter);
-        for pattern in ["/board", "/models", "/v1/models", "/v1/insights/reps", "/v1/jobs/{id}"] {
+        for pattern in [
+            "/board",
+            "/models",
+            "/v1/models",
+            "/v1/insights/reps",
+            "/v1/jobs/{id}",
+        ] {
             assert_eq!(get(pattern), Verdict::Refused, "{pattern}");
         }
-        for pattern in ["/v1/deals/{id}", "/v1/deals/{id}/events", "/v1/imports", "/v1/scores"] {
+        for pattern in [
+            "/v1/deals/{id}",
+            "/v1/deals/{id}/events",
+            "/v1/imports",
+            "/v1/scores",
+        ] {
             assert_eq!(post(pattern), Verdict::Refused, "{pattern}");
         }
     }

@@ -63,7 +63,12 @@ mod tests {
     fn an_address_is_stopped_alone_and_with_its_network() {
         let throttle = Throttle::new(2);
         let address = |text: &str| -> IpAddr { text.parse().unwrap() };
-        for guess in ["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1", "2001:db8::2:1"] {
+        for guess in [
+            "192.0.2.1",
+            "2001:db8::1",
+            "::ffff:192.0.2.1",
+            "2001:db8::2:1",
+        ] {
             assert!(!throttle.is_spent(address(guess)));
             throttle.failed(address(guess));
         }

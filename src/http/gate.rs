@@ -62,7 +62,7 @@ pub async fn gate(
             Ok(Some(visitor)) => drop(request.extensions_mut().insert(visitor)),
             Ok(None) => {}
             Err(turned) => {
-                let response = answer(&request, zone, turned);
+                let response = answer(&request, turned);
                 return Ok(request.into_response(response));
             }
         }
@@ -79,7 +79,9 @@ async fn admit(
     if pattern.starts_with("/v1/webhooks/") {
         return Ok(None);
     }
-    let app = request.app_data::<Data<App>>().ok_or_else(Problem::internal)?;
+    let app = request
+        .app_data::<Data<App>>()
+        .ok_or_else(Problem::internal)?;
     let key = bearer_key(request).filter(|_| zone != Zone::Open);
     if key.is_none() && !is_reading(request) && is_from_elsewhere(request) {
         let detail = "another site had your browser send this";
@@ -188,7 +190,11 @@ fn is_from_elsewhere(request: &ServiceRequest) -> bool {
 }
 
 fn bearer_key(request: &ServiceRequest) -> Option<&str> {
-    let value = request.headers().get(header::AUTHORIZATION)?.to_str().ok()?;
+    let value = request
+        .headers()
+        .get(header::AUTHORIZATION)?
+        .to_str()
+        .ok()?;
     let (scheme, key) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(key)
 }
@@ -199,7 +205,7 @@ pub fn address(request: &ServiceRequest) -> IpAddr {
     peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip())
 }
 
-fn answer(request: &ServiceRequest, zone: Zone, turned: Turned) -> HttpResponse {
+fn answer(request: &ServiceRequest, turned: Turned) -> HttpResponse {
     let see = |location: String| {
         HttpResponse::SeeOther()
             .insert_header((header::LOCATION, location))
@@ -214,7 +220,6 @@ fn answer(request: &ServiceRequest, zone: Zone, turned: Turned) -> HttpResponse 
             see(format!("/sign-in?next={}", encoded(asked)))
         }
         Turned::ToSignIn => see("/sign-in".into()),
-        Turned::Away(problem) if zone == Zone::Page => problem.error_response(),
         Turned::Away(problem) => problem.error_response(),
     }
 }
@@ -238,7 +243,11 @@ fn decoded(segment: &str) -> String {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
-        let hex = |at: usize| after.get(at).and_then(|digit| char::from(*digit).to_digit(16));
+        let hex = |at: usize| {
+            after
+                .get(at)
+                .and_then(|digit| char::from(*digit).to_digit(16))
+        };
         match (byte, hex(0), hex(1)) {
             (b'%', Some(high), Some(low)) => {
                 bytes.push((16 * high + low) as u8);

@@ -178,7 +178,11 @@ impl Store {
         .bind(micros(now))
         .fetch_optional(&self.readers)
         .await?;
-        Ok(row.as_ref().map(access_key).transpose()?.map(|key| key.holder))
+        Ok(row
+            .as_ref()
+            .map(access_key)
+            .transpose()?
+            .map(|key| key.holder))
     }
 }
 

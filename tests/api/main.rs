@@ -1,5 +1,6 @@
 //! The suite at the edges: the command line and HTTP, with real servers on free ports.
 
+mod access;
 mod bad_input;
 mod cluster;
 mod crm;
