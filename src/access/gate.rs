@@ -137,12 +137,13 @@ impl Access {
         key: &str,
         from: IpAddr,
         now: Timestamp,
-    ) -> Result<(Secret, Arc<Holder>), Refused> {
+    ) -> Result<(Secret, Holder), Refused> {
         let holder = self.holder_of(key, from, now).await?;
         if holder.role == Role::Api {
             return Err(Refused::NotForPeople);
         }
-        Ok((self.begin_session(&holder.key_id, now).await?, holder))
+        let session = self.begin_session(&holder.key_id, now).await?;
+        Ok((session, Holder::clone(&holder)))
     }
 
     /// Whom a link is for; it is not used up by this.

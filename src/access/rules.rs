@@ -28,7 +28,7 @@ pub enum Verdict {
     Refused,
 }
 
-const OPEN: [&str; 8] = [
+const OPEN: [&str; 7] = [
     "/healthz",
     "/readyz",
     "/metrics",
@@ -36,7 +36,6 @@ const OPEN: [&str; 8] = [
     "/openapi-3.0.json",
     "/docs",
     "/sign-in",
-    "/favicon.ico",
 ];
 const OPEN_UNDER: [&str; 3] = ["/docs/", "/assets/", "/v1/webhooks/"];
 

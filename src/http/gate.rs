@@ -1,5 +1,7 @@
 //! Who gets in: every request passes here before its handler, which is told who asks.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
@@ -7,7 +9,6 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::web::{Data, Query};
 use actix_web::{HttpMessage, HttpResponse, ResponseError};
-use std::net::{IpAddr, Ipv4Addr};
 
 use super::problem::Problem;
 use crate::access::rules::{Verdict, Zone, verdict};
@@ -15,6 +16,8 @@ use crate::access::{Refused, Role, Visitor};
 use crate::app::{App, now};
 use crate::domain::DealId;
 use crate::error::Error;
+use crate::pages::format::href;
+use crate::pages::layout::PageError;
 
 /// The cookie of a session.
 pub const COOKIE: &str = "dealrank_session";
@@ -62,7 +65,7 @@ pub async fn gate(
             Ok(Some(visitor)) => drop(request.extensions_mut().insert(visitor)),
             Ok(None) => {}
             Err(turned) => {
-                let response = answer(&request, turned);
+                let response = answer(&request, zone, turned);
                 return Ok(request.into_response(response));
             }
         }
@@ -91,7 +94,11 @@ async fn admit(
         return Ok(None);
     }
     let visitor = match key {
-        Some(key) => app.access.bearer(key, address(request), now()).await?,
+        Some(key) => {
+            app.access
+                .bearer(key, address(request.peer_addr()), now())
+                .await?
+        }
         None => by_session(request, app, zone).await?,
     };
     match verdict(visitor.role(), is_reading(request), pattern) {
@@ -102,7 +109,7 @@ async fn admit(
         _ => return Err(not_yours(&visitor).into()),
     }
     match visitor.owner() {
-        Some(owner) if pattern == "/" => Err(Turned::To(format!("/queue/{}", encoded(owner)))),
+        Some(owner) if pattern == "/" => Err(Turned::To(href::queue(owner))),
         _ => Ok(Some(visitor)),
     }
 }
@@ -200,12 +207,11 @@ fn bearer_key(request: &ServiceRequest) -> Option<&str> {
 }
 
 /// Where a request comes from. Headers of proxies are not believed: anybody can send them.
-pub fn address(request: &ServiceRequest) -> IpAddr {
-    let peer = request.peer_addr();
+pub fn address(peer: Option<SocketAddr>) -> IpAddr {
     peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip())
 }
 
-fn answer(request: &ServiceRequest, turned: Turned) -> HttpResponse {
+fn answer(request: &ServiceRequest, zone: Zone, turned: Turned) -> HttpResponse {
     let see = |location: String| {
         HttpResponse::SeeOther()
             .insert_header((header::LOCATION, location))
@@ -217,25 +223,12 @@ fn answer(request: &ServiceRequest, turned: Turned) -> HttpResponse {
         Turned::ToSignIn if is_reading(request) => {
             let asked = request.uri().path_and_query();
             let asked = asked.map_or("/", |asked| asked.as_str());
-            see(format!("/sign-in?next={}", encoded(asked)))
+            see(format!("/sign-in?next={}", href::encoded(asked)))
         }
         Turned::ToSignIn => see("/sign-in".into()),
+        Turned::Away(problem) if zone == Zone::Page => PageError::from(problem).error_response(),
         Turned::Away(problem) => problem.error_response(),
     }
-}
-
-/// A text as one segment of a path, or as a value in a query.
-fn encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                encoded.push(char::from(byte));
-            }
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
 }
 
 /// What handlers are given of a segment. What is not UTF-8 is no name of anything.
@@ -269,9 +262,8 @@ mod tests {
     #[test]
     fn segments_are_read_as_they_are_written() {
         for text in ["Ada", "Grace Lin", "a/b", "50%", "é+ü", "%2F"] {
-            assert_eq!(decoded(&encoded(text)), text);
+            assert_eq!(decoded(&href::encoded(text)), text);
         }
-        assert_eq!(encoded("a/b c"), "a%2Fb%20c");
         assert_eq!(decoded("100%"), "100%");
         assert_eq!(decoded("%zz%4"), "%zz%4");
     }

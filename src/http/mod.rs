@@ -12,7 +12,7 @@ pub(crate) mod body;
 mod deadletters;
 mod deals;
 mod flat_scores;
-mod gate;
+pub(crate) mod gate;
 mod health;
 mod imports;
 mod insights;

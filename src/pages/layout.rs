@@ -6,11 +6,14 @@ use actix_web::body::BoxBody;
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY};
-use actix_web::{FromRequest, HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError};
+use actix_web::{
+    FromRequest, HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, ResponseError,
+};
 use askama::Template;
 
 use super::assets;
 use super::format::{Html, href};
+use crate::access::{self, Visitor};
 use crate::error::Error;
 use crate::http::problem::Problem;
 
@@ -25,7 +28,7 @@ pub struct Viewer {
     /// As the page greets them; `None` where nobody signs in.
     pub name: Option<String>,
     pub role: Role,
-    /// What forms have to bring along; `None` where nobody signs in.
+    /// What forms have to bring along; nothing passes without one.
     pub csrf: Option<String>,
 }
 
@@ -39,6 +42,22 @@ pub enum Role {
 }
 
 impl Viewer {
+    /// # Errors
+    /// For programs, which have no pages.
+    fn of(visitor: &Visitor) -> Result<Self, PageError> {
+        Ok(Self {
+            name: visitor.name().map(str::to_owned),
+            role: match visitor.role() {
+                access::Role::Manager => Role::Manager,
+                access::Role::Rep { owner } => Role::Rep {
+                    owner: owner.clone(),
+                },
+                access::Role::Api => return Err(PageError::not_yours()),
+            },
+            csrf: Some(visitor.csrf().to_owned()),
+        })
+    }
+
     /// # Errors
     /// When they are not a manager.
     pub fn require_manager(&self) -> Result<(), PageError> {
@@ -67,12 +86,13 @@ impl FromRequest for Viewer {
     type Error = actix_web::Error;
     type Future = Ready<Result<Self, Self::Error>>;
 
-    fn from_request(_: &HttpRequest, _: &mut Payload) -> Self::Future {
-        ready(Ok(Self {
-            name: None,
-            role: Role::Manager,
-            csrf: None,
-        }))
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let extensions = request.extensions();
+        ready(match extensions.get::<Visitor>() {
+            Some(visitor) => Self::of(visitor).map_err(Into::into),
+            // The gate names a visitor for every page that is not open to all.
+            None => Err(PageError::from(Problem::internal()).into()),
+        })
     }
 }
 

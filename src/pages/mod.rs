@@ -2,6 +2,7 @@
 //!
 //! - `layout`: the frame of every page, who looks at it, and how a failure is shown.
 //! - `assets`: the one stylesheet, the one script and the mark, from the binary.
+//! - `forms`: what pages send, and the proof that it was on one of our pages.
 //! - `format`: money, dates, percentages and links as they stand in HTML.
 //! - `glossary`: what each metric means, once, for the pages and for `docs/metrics.md`.
 //!
@@ -38,8 +39,10 @@
 
 pub mod assets;
 pub mod format;
+pub mod forms;
 mod home;
 pub mod layout;
+mod sign_in;
 
 use actix_web::http::Method;
 use actix_web::web::{self, ServiceConfig};
@@ -54,5 +57,16 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource(
             "/assets/{name}",
             [(M::GET, web::to(assets::asset))],
+        ))
+        .service(resource(
+            "/sign-in",
+            [
+                (M::GET, web::to(sign_in::ask)),
+                (M::POST, web::to(sign_in::sign_in)),
+            ],
+        ))
+        .service(resource(
+            "/sign-out",
+            [(M::POST, web::to(sign_in::sign_out))],
         ));
 }

@@ -1,9 +1,12 @@
 //! Keys, links, sessions: who gets in, and who is kept out.
 
-use std::process::Output;
+use std::io::{BufRead, BufReader};
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
-use reqwest::Method;
+use reqwest::header::{COOKIE, LOCATION, SET_COOKIE};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
 
 use crate::service::{Answer, Service, answer, binary_in, deal};
@@ -35,6 +38,13 @@ pub fn rep_key(service: &Service, owner: &str) -> String {
     )
 }
 
+/// Path and query of a link that signs in once.
+pub fn link(service: &Service, name: &str) -> String {
+    let link = keys_ok(service, &["link", name]);
+    let (_, link) = link.split_once("/sign-in?").unwrap();
+    format!("/sign-in?{link}")
+}
+
 fn api_key(service: &Service) -> String {
     keys_ok(service, &["create", "--role", "api", "--name", "crm"])
 }
@@ -42,6 +52,64 @@ fn api_key(service: &Service) -> String {
 async fn with_key(service: &Service, method: Method, path: &str, key: &str) -> Answer {
     let request = service.request(method, path).bearer_auth(key);
     answer(request.send().await.unwrap()).await
+}
+
+/// A browser without a window: it keeps the cookie, and shows each redirect.
+struct Visit<'a> {
+    service: &'a Service,
+    client: Client,
+    cookie: Option<String>,
+}
+
+impl<'a> Visit<'a> {
+    fn to(service: &'a Service) -> Self {
+        let client = Client::builder().redirect(Policy::none());
+        Self {
+            service,
+            client: client.build().unwrap(),
+            cookie: None,
+        }
+    }
+
+    async fn send(&mut self, method: Method, path: &str, form: &[(&str, &str)]) -> Response {
+        let url = format!("{}{path}", self.service.base());
+        let mut request = self.client.request(method.clone(), url);
+        if let Some(cookie) = &self.cookie {
+            request = request.header(COOKIE, cookie);
+        }
+        if method == Method::POST {
+            let body: Vec<String> = form.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            request = request
+                .header("content-type", "application/x-www-form-urlencoded")
+                .body(body.join("&"));
+        }
+        let response = request.send().await.unwrap();
+        if let Some(cookie) = response.headers().get(SET_COOKIE) {
+            let cookie = cookie.to_str().unwrap();
+            self.cookie = Some(cookie.split(';').next().unwrap().to_owned());
+        }
+        response
+    }
+
+    async fn get(&mut self, path: &str) -> Response {
+        self.send(Method::GET, path, &[]).await
+    }
+
+    async fn post(&mut self, path: &str, form: &[(&str, &str)]) -> Response {
+        self.send(Method::POST, path, form).await
+    }
+
+    /// The token of the forms on a page.
+    async fn csrf(&mut self, path: &str) -> String {
+        let page = self.get(path).await.text().await.unwrap();
+        let (_, rest) = page.split_once("name=\"csrf\" value=\"").unwrap();
+        rest.split('"').next().unwrap().to_owned()
+    }
+}
+
+fn location(response: &Response) -> &str {
+    assert_eq!(response.status(), 303, "{response:?}");
+    response.headers()[LOCATION].to_str().unwrap()
 }
 
 #[tokio::test]
@@ -269,4 +337,180 @@ async fn embedded_no_secret_is_in_the_store() {
             );
         }
     }
+}
+
+#[tokio::test]
+async fn pages_are_for_those_who_have_signed_in() {
+    let service = Service::start();
+    let key = manager_key(&service);
+    let mut visit = Visit::to(&service);
+    let turned = visit.get("/?a=b%20c").await;
+    assert_eq!(location(&turned), "/sign-in?next=%2F%3Fa%3Db%2520c");
+    assert_eq!(visit.get("/sign-in").await.status(), 200);
+    assert_eq!(location(&visit.post("/sign-out", &[]).await), "/sign-in");
+
+    let signed_in = visit
+        .post("/sign-in", &[("key", &key), ("next", "/%3Fx")])
+        .await;
+    assert_eq!(location(&signed_in), "/?x");
+    let cookie = signed_in.headers()[SET_COOKIE].to_str().unwrap().to_owned();
+    for flag in ["HttpOnly", "SameSite=Lax", "Path=/", "Max-Age=1209600"] {
+        assert!(cookie.contains(flag), "{cookie}");
+    }
+    assert!(!cookie.contains("Secure") && !cookie.contains(&key[4..]));
+    let page = visit.get("/").await;
+    assert_eq!(page.status(), 200);
+    assert!(page.text().await.unwrap().contains("Mia"));
+
+    // A form that was not on our page ends no session.
+    let foreign = visit.post("/sign-out", &[("csrf", "x")]).await;
+    assert_eq!(foreign.status(), 403);
+    assert_eq!(visit.post("/sign-out", &[]).await.status(), 403);
+    assert_eq!(visit.get("/").await.status(), 200);
+    let csrf = visit.csrf("/").await;
+    let session = visit.cookie.clone();
+    let signed_out = visit.post("/sign-out", &[("csrf", &csrf)]).await;
+    assert_eq!(location(&signed_out), "/sign-in");
+    // The cookie is worth nothing, also to whoever kept it.
+    visit.cookie = session;
+    assert_eq!(location(&visit.get("/").await), "/sign-in?next=%2F");
+}
+
+#[tokio::test]
+async fn over_https_the_cookie_stays_there_and_nobody_is_led_elsewhere() {
+    let service = Service::start();
+    let key = manager_key(&service);
+    let visit = Visit::to(&service);
+    let request = visit.client.post(format!("{}/sign-in", service.base()));
+    let request = request.header("x-forwarded-proto", "https");
+    let request = request.header("content-type", "application/x-www-form-urlencoded");
+    let response = request.body(format!("key={key}&next=//example.com/"));
+    let response = response.send().await.unwrap();
+    assert_eq!(location(&response), "/");
+    let cookie = response.headers()[SET_COOKIE].to_str().unwrap();
+    assert!(cookie.contains("Secure"), "{cookie}");
+}
+
+#[tokio::test]
+async fn a_link_signs_in_once_and_looking_at_it_does_not_use_it_up() {
+    let service = Service::start();
+    rep_key(&service, "Ada L");
+    let link = keys_ok(
+        &service,
+        &["link", "Ada L", "--base-url", "https://x.example/scores/"],
+    );
+    let (base, link) = link.split_once("?link=").unwrap();
+    assert_eq!(base, "https://x.example/scores/sign-in");
+    let mut visit = Visit::to(&service);
+    for _ in 0..2 {
+        let page = visit.get(&format!("/sign-in?link={link}")).await;
+        assert!(page.text().await.unwrap().contains("Sign in as Ada L"));
+    }
+    let signed_in = visit.post("/sign-in", &[("link", link)]).await;
+    assert_eq!(location(&signed_in), "/queue/Ada%20L");
+    assert_eq!(location(&visit.get("/").await), "/queue/Ada%20L");
+    assert_eq!(visit.get("/v1/models").await.status(), 403);
+    let mut other = Visit::to(&service);
+    let again = other.post("/sign-in", &[("link", link)]).await;
+    assert_eq!(again.status(), 403);
+    assert!(again.text().await.unwrap().contains("has been used"));
+
+    // With the key goes the session, at once; and the name of whoever had it tells nobody anything.
+    keys_ok(&service, &["revoke", "Ada L"]);
+    assert_eq!(location(&visit.get("/").await), "/sign-in?next=%2F");
+}
+
+#[tokio::test]
+async fn links_and_sessions_run_out() {
+    let service = Service::start();
+    manager_key(&service);
+    let link = || {
+        let link = keys_ok(&service, &["link", "Mia"]);
+        link.split_once("?link=").unwrap().1.to_owned()
+    };
+    let mut visit = Visit::to(&service);
+    let (old, fresh) = (link(), link());
+    service
+        .store()
+        .execute("UPDATE access_links SET expires_at = 0")
+        .await;
+    assert_eq!(
+        visit.get(&format!("/sign-in?link={old}")).await.status(),
+        403
+    );
+    assert_eq!(
+        visit.post("/sign-in", &[("link", &old)]).await.status(),
+        403
+    );
+    assert_eq!(
+        visit.post("/sign-in", &[("link", &fresh)]).await.status(),
+        403
+    );
+    let signed_in = visit.post("/sign-in", &[("link", &link())]).await;
+    assert_eq!(location(&signed_in), "/");
+    assert_eq!(visit.get("/").await.status(), 200);
+    service
+        .store()
+        .execute("UPDATE access_sessions SET expires_at = 0")
+        .await;
+    assert_eq!(location(&visit.get("/").await), "/sign-in?next=%2F");
+}
+
+#[tokio::test]
+async fn wrong_keys_are_told_so_in_words() {
+    let service = Service::with_settings("[access]\nwrong_keys_per_minute_max = 3\n");
+    let key = api_key(&service);
+    let mut visit = Visit::to(&service);
+    for (key, said) in [
+        (&*key, "for programs"),
+        ("drk_AAAA", "no such key"),
+        ("", "no such key"),
+        ("%C3%A4", "no such key"),
+    ] {
+        let page = visit.post("/sign-in", &[("key", key)]).await;
+        assert_eq!(page.status(), 403);
+        assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
+        let page = page.text().await.unwrap();
+        assert!(page.contains(said), "{page}");
+        assert_eq!(visit.cookie, None);
+    }
+    let stopped = visit.post("/sign-in", &[("key", "drk_AAAA")]).await;
+    assert_eq!(stopped.status(), 429);
+}
+
+#[tokio::test]
+async fn a_page_of_others_says_so_in_words() {
+    let service = Service::start();
+    let key = rep_key(&service, "Ada");
+    let mut visit = Visit::to(&service);
+    visit.post("/sign-in", &[("key", &key)]).await;
+    let deal = visit.get("/sign-out").await;
+    assert_eq!(deal.status(), 405);
+    for path in ["/queue/Ben", "/board", "/models", "/imports"] {
+        let page = visit.get(path).await;
+        // Until the page is there.
+        if page.status() != 404 {
+            assert_eq!(page.status(), 403, "{path}");
+            assert!(
+                page.text().await.unwrap().contains("deals of Ada"),
+                "{path}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_service_says_how_to_sign_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = binary_in(folder.path());
+    command.args(["serve", "--listen", "127.0.0.1:0"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let said = lines.map_while(Result::ok).next().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(
+        said.contains("dealrank keys create --role manager"),
+        "{said}"
+    );
 }
