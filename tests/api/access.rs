@@ -38,13 +38,6 @@ pub fn rep_key(service: &Service, owner: &str) -> String {
     )
 }
 
-/// Path and query of a link that signs in once.
-pub fn link(service: &Service, name: &str) -> String {
-    let link = keys_ok(service, &["link", name]);
-    let (_, link) = link.split_once("/sign-in?").unwrap();
-    format!("/sign-in?{link}")
-}
-
 fn api_key(service: &Service) -> String {
     keys_ok(service, &["create", "--role", "api", "--name", "crm"])
 }
