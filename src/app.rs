@@ -60,9 +60,8 @@ impl App {
         if let Some(lock) = &uploads_lock {
             lock.sign(jobs.node());
         }
-        let store = book.store().clone();
-        let access = Access::new(store.clone(), config.access.clone(), exposure);
-        let outbound = Outbound::start(store, &config, jobs.leading()).await?;
+        let access = Access::new(book.store().clone(), config.access.clone(), exposure);
+        let outbound = Outbound::start(&book, &config, jobs.leading()).await?;
         book.begin_survey();
         let inbound = Inbound::start(book.clone(), &config.webhooks, &config.crm)?;
         Ok(Self {

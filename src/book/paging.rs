@@ -95,11 +95,15 @@ impl Book {
         at: Timestamp,
     ) -> Result<RankingPage> {
         let kept = SignedDuration::from_mins(RETIRED_CURSOR_MINUTES);
+        let limits = match query.stalled {
+            true => self.survey().await?.limits(),
+            false => Vec::new(),
+        };
         let request = PageRequest {
             query,
             after,
             at: after.map_or(at, |position| position.at),
-            stalled_days: self.inner.settings.stalled_days,
+            limits: &limits,
             retired_after: at.saturating_sub(kept).unwrap_or(Timestamp::MIN),
             limit: query.limit + 1,
         };

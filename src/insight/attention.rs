@@ -33,6 +33,25 @@ pub struct Misprioritized {
     pub overworked: Vec<MisprioritizedDeal>,
 }
 
+/// Which attention a deal gets that it should not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WrongAttention {
+    /// Little, at high value.
+    Neglected,
+    /// Much, at little value.
+    Overworked,
+}
+
+impl WrongAttention {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Neglected => "neglected",
+            Self::Overworked => "overworked",
+        }
+    }
+}
+
 /// How an owner's attention follows expected value.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct OwnerAttention {

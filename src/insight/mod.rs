@@ -19,4 +19,4 @@ pub mod survey;
 
 pub use facts::{DealFacts, Lens, Names, Past, Push, Standing, Visit};
 pub use settings::InsightSettings;
-pub use survey::{DealRef, Note, Scope, StageBenchmark, Survey};
+pub use survey::{DealRef, Note, Scope, StageBenchmark, StageLimit, Survey};

@@ -93,8 +93,10 @@ mod tests {
 
     #[test]
     fn what_is_out_of_range_is_named() {
-        let mut settings = InsightSettings::default();
-        settings.stalled_quantile = 1.5;
+        let mut settings = InsightSettings {
+            stalled_quantile: 1.5,
+            ..InsightSettings::default()
+        };
         assert!(
             settings
                 .check()

@@ -120,6 +120,14 @@ pub struct StageBenchmark {
     pub place: f64,
 }
 
+/// How long a deal may be in a stage.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageLimit {
+    pub pipeline: Option<String>,
+    pub stage: String,
+    pub days: f64,
+}
+
 /// Where the limit of days in a stage comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -235,6 +243,16 @@ impl Survey {
     pub fn stage_of(&self, deal: &DealFacts) -> Option<&StageBenchmark> {
         self.stages()
             .get(&(deal.pipeline.clone(), deal.stage.clone()?))
+    }
+
+    /// The limit of each stage.
+    pub fn limits(&self) -> Vec<StageLimit> {
+        let limit = |stage: &StageBenchmark| StageLimit {
+            pipeline: stage.pipeline.clone(),
+            stage: stage.stage.clone(),
+            days: stage.limit_days,
+        };
+        self.stages().values().map(limit).collect()
     }
 
     /// Whether an open deal is longer in its stage than it should be.

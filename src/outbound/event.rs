@@ -5,6 +5,7 @@ use rust_decimal::prelude::ToPrimitive;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::insight::attention::{MisprioritizedDeal, WrongAttention};
 use crate::ranking::{DealSummary, RankingRow};
 use crate::scoring::{Grade, Score};
 
@@ -166,8 +167,8 @@ impl Event {
         })
     }
 
-    /// The deal is longer than `stalled_days` in its stage.
-    pub fn deal_stalled(row: &RankingRow, stalled_days: u32, at: Timestamp) -> Self {
+    /// The deal is longer than `limit_days` in its stage.
+    pub fn deal_stalled(row: &RankingRow, limit_days: Option<f64>, at: Timestamp) -> Self {
         Self {
             id: new_id(),
             kind: EventType::DealStalled,
@@ -177,7 +178,32 @@ impl Event {
                 "deal": deal(&row.deal),
                 "score": score(&row.score),
                 "stage_entered_at": row.deal.stage_entered_at,
-                "stalled_days": stalled_days,
+                "limit_days": limit_days,
+            }),
+        }
+    }
+
+    /// The deal gets another attention than it deserves: see [`MisprioritizedDeal`].
+    pub fn deal_misprioritized(
+        row: &RankingRow,
+        kind: WrongAttention,
+        found: &MisprioritizedDeal,
+        at: Timestamp,
+    ) -> Self {
+        Self {
+            id: new_id(),
+            kind: EventType::DealMisprioritized,
+            at,
+            deal: Some(Subject::of(row)),
+            data: json!({
+                "deal": deal(&row.deal),
+                "score": score(&row.score),
+                "kind": kind,
+                "value_rank": found.value_rank,
+                "attention_rank": found.attention_rank,
+                "of": found.of,
+                "efforts_30_days": found.efforts_30_days,
+                "days_since_touch": found.days_since_touch,
             }),
         }
     }

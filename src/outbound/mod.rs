@@ -28,10 +28,10 @@ pub use self::settings::OutboundSettings;
 pub use self::subscription::{Filters, Receiver, Subscription, Webhook};
 use self::write_back::WriteBack;
 use crate::app::now;
+use crate::book::Book;
 use crate::config::Config;
 use crate::crm::{Crm, CrmKind};
 use crate::error::Result;
-use crate::store::Store;
 
 /// What leaves this process.
 #[derive(Debug)]
@@ -48,11 +48,11 @@ impl Outbound {
     /// # Errors
     /// When the settings cannot be used, or the store cannot be read.
     pub async fn start(
-        store: Store,
+        book: &Book,
         config: &Config,
         is_leading: watch::Receiver<bool>,
     ) -> Result<Self> {
-        let settings = &config.outbound;
+        let (store, settings) = (book.store().clone(), &config.outbound);
         let mut write_backs = Vec::new();
         for crm in Crm::all(&config.crm)? {
             if crm.write_back().enabled {
@@ -74,7 +74,7 @@ impl Outbound {
             write_backs,
         );
         tokio::spawn(dispatcher.run(is_leading.clone()));
-        rounds::start(&store, config, is_leading);
+        rounds::start(book, config, is_leading);
         Ok(outbound)
     }
 

@@ -8,8 +8,12 @@ use tokio::sync::watch;
 
 use super::patience::CircuitSettings;
 use crate::app::now;
+use crate::book::Book;
 use crate::config::Config;
 use crate::error::Result;
+use crate::insight::Scope;
+use crate::insight::attention::{WrongAttention, misprioritized};
+use crate::outbound::EventType;
 use crate::store::Store;
 
 /// How often queues are measured.
@@ -17,18 +21,18 @@ const MEASURE_EVERY: Duration = Duration::from_secs(10);
 /// Enough for what is kept for days.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
-pub(super) fn start(store: &Store, config: &Config, is_leading: watch::Receiver<bool>) {
-    let settings = &config.outbound;
+pub(super) fn start(book: &Book, config: &Config, is_leading: watch::Receiver<bool>) {
+    let (store, settings) = (book.store(), &config.outbound);
     if settings.stalled_check_minutes > 0 {
         let every = Duration::from_secs(60 * u64::from(settings.stalled_check_minutes));
-        let (store, stalled_days) = (store.clone(), config.stalled_days);
+        let book = book.clone();
         tokio::spawn(rounds(
             is_leading.clone(),
             every,
-            "stalled deals",
+            "deals that need another look",
             move || {
-                let store = store.clone();
-                async move { tell_stalled(&store, stalled_days, now()).await }
+                let book = book.clone();
+                async move { tell_insights(&book, now()).await }
             },
         ));
     }
@@ -82,10 +86,23 @@ async fn rounds<F: Future<Output = Result<()>>>(
     }
 }
 
-async fn tell_stalled(store: &Store, stalled_days: u32, at: Timestamp) -> Result<()> {
-    let longest = SignedDuration::from_hours(24 * i64::from(stalled_days));
-    let entered_before = at.saturating_sub(longest).unwrap_or(Timestamp::MIN);
-    while store.tell_stalled(entered_before, stalled_days, at).await? > 0 {}
+/// Tells of deals that stall and of those that get the wrong attention, if anybody wants to know.
+async fn tell_insights(book: &Book, at: Timestamp) -> Result<()> {
+    let store = book.store();
+    if store.is_wanted(EventType::DealStalled).await? {
+        let limits = book.survey().await?.limits();
+        while store.tell_stalled(&limits, at).await? > 0 {}
+    }
+    if store.is_wanted(EventType::DealMisprioritized).await? {
+        let survey = book.survey().await?;
+        let found = misprioritized(&survey, &Scope::default(), at, usize::MAX);
+        let neglected = found.neglected.into_iter();
+        let overworked = found.overworked.into_iter();
+        let list: Vec<_> = (neglected.map(|deal| (WrongAttention::Neglected, deal)))
+            .chain(overworked.map(|deal| (WrongAttention::Overworked, deal)))
+            .collect();
+        while store.tell_misprioritized(&list, at).await? > 0 {}
+    }
     Ok(())
 }
 

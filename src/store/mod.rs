@@ -17,6 +17,7 @@ mod jobs;
 mod leases;
 mod ledger;
 mod location;
+mod misprioritized;
 mod models;
 mod moving;
 mod outbox;

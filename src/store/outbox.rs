@@ -9,11 +9,13 @@ use serde_json::Value;
 
 use super::engine::{Argument, Row, Sql, Tx};
 use super::ledger::{ROW_COLUMNS, ranking_row};
+use super::pages::push_stalled;
 use super::{
     DealWrite, INSERT_ROWS_MAX, ScoreWrite, Store, generations, micros, subscriptions, take_seqs,
     timestamp,
 };
 use crate::error::Result;
+use crate::insight::StageLimit;
 use crate::outbound::event::Subject;
 use crate::outbound::patience::Circuit;
 use crate::outbound::subscription::Sweep;
@@ -354,14 +356,14 @@ impl Store {
         scores(sql, self).await
     }
 
-    /// Tells of deals that entered their stage before `entered_before` and are in it still, each stay
-    /// once, if anybody wants to know; answers with how many, at most some hundreds at a time.
-    pub(crate) async fn tell_stalled(
-        &self,
-        entered_before: Timestamp,
-        stalled_days: u32,
-        at: Timestamp,
-    ) -> Result<usize> {
+    /// Whether anybody wants to know of such events.
+    pub(crate) async fn is_wanted(&self, kind: EventType) -> Result<bool> {
+        is_wanted(&mut self.readers.read().await?, kind).await
+    }
+
+    /// Tells of deals that are longer in their stage than its limit, each stay once, if anybody wants to
+    /// know; answers with how many, at most some hundreds at a time.
+    pub(crate) async fn tell_stalled(&self, limits: &[StageLimit], at: Timestamp) -> Result<usize> {
         let mut tx = self.writer.write().await?;
         if !is_wanted(&mut tx, EventType::DealStalled).await? {
             return Ok(0);
@@ -378,16 +380,15 @@ impl Store {
                 " FROM scores s JOIN score_documents b ON b.from_seq = s.from_seq
                   WHERE s.to_seq IS NULL AND s.generation = ",
             )
-            .push_bind(generation.id)
-            .push(" AND s.stage_entered_at < ")
-            .push_bind(micros(entered_before))
-            .push(
-                " AND NOT EXISTS
+            .push_bind(generation.id);
+        push_stalled(&mut sql, limits, at);
+        sql.push(
+            " AND NOT EXISTS
                      (SELECT 1 FROM stalls_told t
                       WHERE t.deal_id = s.deal_id AND t.stage_entered_at = s.stage_entered_at)
                   ORDER BY s.deal_id LIMIT ",
-            )
-            .push_bind(STALLED_ROWS_MAX);
+        )
+        .push_bind(STALLED_ROWS_MAX);
         let stalled: Vec<RankingRow> = sql
             .fetch_all(&mut tx)
             .await?
@@ -399,7 +400,7 @@ impl Store {
         }
         let events = stalled
             .iter()
-            .map(|row| Event::deal_stalled(row, stalled_days, at));
+            .map(|row| Event::deal_stalled(row, limit_of(row, limits), at));
         let events: Vec<_> = (first_seq..).zip(events).collect();
         insert(&mut tx, &events).await?;
         for row in &stalled {
@@ -510,7 +511,16 @@ impl Store {
 }
 
 /// Whether anybody subscribed to such events.
-async fn is_wanted(tx: &mut Tx, kind: EventType) -> Result<bool> {
+/// The limit of the stage that a deal is in.
+fn limit_of(row: &RankingRow, limits: &[StageLimit]) -> Option<f64> {
+    let deal = &row.deal;
+    let mut limits = limits.iter();
+    let limit = limits
+        .find(|limit| limit.pipeline == deal.pipeline && Some(&limit.stage) == deal.stage.as_ref());
+    limit.map(|limit| limit.days)
+}
+
+pub(super) async fn is_wanted(tx: &mut Tx, kind: EventType) -> Result<bool> {
     let count: i64 = Sql::new(
         "SELECT count(*) FROM subscriptions WHERE disabled_at IS NULL AND event_types LIKE $1",
     )
@@ -553,7 +563,7 @@ pub(super) async fn tell_model(tx: &mut Tx, seq: i64, event: Event) -> Result<()
 }
 
 /// Adds events with their numbers.
-async fn insert(tx: &mut Tx, events: &[(i64, Event)]) -> Result<()> {
+pub(super) async fn insert(tx: &mut Tx, events: &[(i64, Event)]) -> Result<()> {
     for chunk in events.chunks(INSERT_ROWS_MAX) {
         let mut sql = Sql::new(
             "INSERT INTO outbox (seq, id, kind, happened_at, deal_id, owner, pipeline, stage,

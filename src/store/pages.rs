@@ -9,6 +9,7 @@ use super::ledger::{ROW_COLUMNS, ranking_row};
 use super::{Store, current_seq, micros, retention};
 use crate::domain::DealId;
 use crate::error::{Error, Result};
+use crate::insight::StageLimit;
 use crate::ranking::{Member, Position, RankingQuery, RankingRow, Sort};
 
 const DAY_MICROS: i64 = 86_400_000_000;
@@ -21,7 +22,8 @@ pub(crate) struct PageRequest<'a> {
     pub after: Option<&'a Position>,
     /// The present of the first page, for sorts and filters that count days.
     pub at: Timestamp,
-    pub stalled_days: u32,
+    /// How long a deal may be in each stage; for queries of stalled deals.
+    pub limits: &'a [StageLimit],
     /// Cursors of a generation that was retired before this are expired.
     pub retired_after: Timestamp,
     pub limit: u32,
@@ -245,11 +247,27 @@ fn push_filters<'a>(sql: &mut Sql<'a>, request: &PageRequest<'a>) {
         sql.push(" AND base_amount >= ").push_bind(amount);
     }
     if query.stalled {
-        let longest = SignedDuration::from_hours(24 * i64::from(request.stalled_days));
-        let entered_before = request.at.saturating_sub(longest).map_or(i64::MIN, micros);
-        sql.push(" AND stage_entered_at < ")
-            .push_bind(entered_before);
+        push_stalled(sql, request.limits, request.at);
     }
+}
+
+/// Lines of the table `scores` whose deal was longer in its stage at `at` than the stage allows.
+pub(super) fn push_stalled<'a>(sql: &mut Sql<'a>, limits: &'a [StageLimit], at: Timestamp) {
+    sql.push(" AND (1 = 0");
+    for limit in limits {
+        sql.push(" OR (stage = ").push_bind(limit.stage.as_str());
+        match &limit.pipeline {
+            Some(pipeline) => sql.push(" AND pipeline = ").push_bind(pipeline.as_str()),
+            None => sql.push(" AND pipeline IS NULL"),
+        };
+        let longest = SignedDuration::try_from_secs_f64(86_400.0 * limit.days);
+        let longest = longest.unwrap_or(SignedDuration::MAX);
+        let entered_before = at.saturating_sub(longest).map_or(i64::MIN, micros);
+        sql.push(" AND stage_entered_at < ")
+            .push_bind(entered_before)
+            .push(")");
+    }
+    sql.push(")");
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod deals;
 mod durability;
 mod files;
 mod ingest;
+mod insights;
 mod jobs;
 mod moving;
 mod nodes;

@@ -517,7 +517,7 @@ async fn a_deal_that_stalls_is_told_once() {
         .await;
     let event = messages.iter().find(is_ours).unwrap().json();
     assert_eq!(event["type"], "deal.stalled");
-    assert_eq!(event["data"]["stalled_days"], 30);
+    assert_eq!(event["data"]["limit_days"], 30.0);
     assert_eq!(event["data"]["stage_entered_at"], "2026-03-01T00:00:00Z");
     until_deliveries(&service, &subscription, is_all("delivered")).await;
     let told = receiver.received().len();
@@ -528,6 +528,56 @@ async fn a_deal_that_stalls_is_told_once() {
     let messages = receiver.count(told + 1).await;
     assert_eq!(messages.len(), told + 1);
     assert_eq!(messages[told].json()["data"]["deal"]["id"], "another");
+}
+
+#[tokio::test]
+async fn a_deal_that_is_neglected_is_told_once() {
+    let (mut service, receiver) = (service().await, Receiver::start());
+    let mut filters = json!({ "event_types": ["deal.misprioritized"] });
+    filters["filters"] = json!({ "owners": ["Eve"] });
+    subscribe_with(&service, &receiver.url(), filters).await;
+    let at = jiff::Timestamp::now().to_string();
+    for i in 0..6 {
+        let mut deal = deal(&format!("e{i}"));
+        deal["owner"] = json!("Eve");
+        deal["amount"] = json!(9000 - 1000 * i);
+        // The most valuable one is the only one that nobody calls.
+        let calls = if i == 0 { 0 } else { 7 - i };
+        deal["activities"] = (0..calls)
+            .map(|_| json!({ "at": at, "kind": "call" }))
+            .collect();
+        let path = format!("/v1/deals/e{i}");
+        assert!(service.put(&path, &deal).await.status.is_success());
+    }
+    service.crash_and_restart();
+    let messages = receiver.count(1).await;
+    let event = messages[0].json();
+    assert_eq!(event["type"], "deal.misprioritized");
+    assert_eq!(
+        (&event["data"]["kind"], &event["data"]["deal"]["id"]),
+        (&json!("neglected"), &json!("e0"))
+    );
+    assert_eq!(
+        (
+            &event["data"]["value_rank"],
+            &event["data"]["attention_rank"]
+        ),
+        (&json!(1.0), &json!(6.0))
+    );
+    // Looked at again, e0 is not told again; one more deal is.
+    let mut another = deal("z");
+    another["owner"] = json!("Eve");
+    another["amount"] = json!(90_000);
+    assert!(
+        service
+            .put("/v1/deals/z", &another)
+            .await
+            .status
+            .is_success()
+    );
+    service.crash_and_restart();
+    let messages = receiver.count(2).await;
+    assert_eq!(messages[1].json()["data"]["deal"]["id"], "z");
 }
 
 #[tokio::test]
