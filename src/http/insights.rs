@@ -36,11 +36,16 @@ pub(super) struct Answer<T> {
 
 impl<T> Answer<T> {
     pub fn new(survey: &Survey, insight: T, at: Timestamp) -> Self {
+        Self::noted(survey, survey.notes(), insight, at)
+    }
+
+    /// With notes of its own.
+    pub fn noted(survey: &Survey, notes: Vec<Note>, insight: T, at: Timestamp) -> Self {
         Self {
             as_of: at.to_string(),
             model_version: survey.model_version.clone(),
             base_currency: survey.base_currency.to_string(),
-            notes: survey.notes(),
+            notes,
             insight,
         }
     }

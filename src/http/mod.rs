@@ -1,6 +1,7 @@
 //! The service over HTTP: one file per resource, each with its routes' handlers and wire types.
 //!
-//! - `scores`, `flat_scores`, `deals`, `rankings`, `models`, `imports`, `jobs`, `subscriptions`, `insights`: `/v1`.
+//! - `scores`, `flat_scores`, `deals`, `rankings`, `models`, `imports`, `jobs`, `subscriptions`, `insights`,
+//!   `pipeline`: `/v1`.
 //! - `webhooks`, `deadletters`: what CRMs send.
 //! - `health`: `/healthz`, `/readyz`, `/metrics`. `openapi`: the description.
 //! - [`crate::pages`]: what people look at.
@@ -20,6 +21,7 @@ mod jobs;
 mod models;
 mod observe;
 pub mod openapi;
+mod pipeline;
 pub mod problem;
 pub(crate) mod query;
 mod rankings;
@@ -233,6 +235,10 @@ fn insight_routes(config: &mut ServiceConfig) {
         .service(resource(
             "/v1/insights/slipping",
             [(M::GET, web::to(insights::read_slipping))],
+        ))
+        .service(resource(
+            "/v1/pipeline/summary",
+            [(M::GET, web::to(pipeline::read_summary))],
         ));
 }
 

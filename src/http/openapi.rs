@@ -32,6 +32,7 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
         super::insights::read_misprioritized,
         super::insights::read_stalled,
         super::insights::read_slipping,
+        super::pipeline::read_summary,
         super::models::train,
         super::models::list,
         super::models::read,

@@ -5,9 +5,14 @@
 //!   say about each stage. `settings`: what companies call things. `stats`: quantiles and intervals.
 //! - `queue`: a rep's deals and how each stands. `attention`: deals that get too little or too much of
 //!   it. `stalled`, `slipping`: deals that wait, deals whose close moves away.
+//! - `summary`: the key metrics, with `flow` (stages) and `concentration`. `period`: days, months,
+//!   quarters. `worth`: what open deals will bring.
 
 pub mod attention;
+pub mod concentration;
 pub mod facts;
+pub mod flow;
+pub mod period;
 pub mod queue;
 #[cfg(test)]
 mod samples;
@@ -15,7 +20,9 @@ pub mod settings;
 pub mod slipping;
 pub mod stalled;
 pub mod stats;
+pub mod summary;
 pub mod survey;
+pub mod worth;
 
 pub use facts::{DealFacts, Lens, Names, Past, Push, Standing, Visit};
 pub use settings::InsightSettings;

@@ -99,3 +99,80 @@ pub fn survey_with(deals: Vec<DealFacts>, settings: InsightSettings) -> Survey {
         30,
     )
 }
+
+/// Ten deals whose figures can be worked out by hand: three won, three lost, four open; their stages are
+/// Lead, Demo and Proposal. Probabilities are known for sure.
+pub fn ten() -> Vec<DealFacts> {
+    let amount = |amount: f64, deal: DealFacts| DealFacts {
+        amount: Some(amount),
+        base_amount: Some(amount),
+        ..deal
+    };
+    let owned = |owner: &str, source: &str, deal: DealFacts| DealFacts {
+        owner: Some(owner.into()),
+        source: Some(source.into()),
+        ..deal
+    };
+    let (lead, demo, proposal) = ("Lead", "Demo", "Proposal");
+    let w1 = closed("w1", true, &[(lead, 10.0), (demo, 20.0), (proposal, 10.0)]);
+    let w2 = closed("w2", true, &[(lead, 10.0), (demo, 10.0)]);
+    let w3 = closed("w3", true, &[(lead, 20.0), (demo, 20.0), (proposal, 40.0)]);
+    let l1 = closed("l1", false, &[(lead, 5.0)]);
+    let l2 = closed("l2", false, &[(lead, 10.0), (demo, 30.0)]);
+    let l3 = closed("l3", false, &[(lead, 10.0), (demo, 10.0), (lead, 10.0)]);
+    let o1 = open("o1", 0.2, 1000.0, &[(lead, 10.0)]);
+    let o2 = open("o2", 0.4, 2000.0, &[(lead, 20.0), (demo, 30.0)]);
+    let o3 = open(
+        "o3",
+        0.6,
+        5000.0,
+        &[(lead, 10.0), (demo, 10.0), (proposal, 5.0)],
+    );
+    let o4 = open("o4", 0.1, 0.0, &[(lead, 10.0), (demo, 10.0), (lead, 30.0)]);
+    vec![
+        owned("Ann", "web", w1),
+        owned("Bob", "web", amount(3000.0, w2)),
+        owned("Ann", "web", amount(2000.0, w3)),
+        owned("Ann", "fair", l1),
+        owned("Bob", "fair", amount(4000.0, l2)),
+        owned("Bob", "fair", without_amount(l3)),
+        owned("Ann", "web", o1),
+        owned("Ann", "fair", o2),
+        owned("Bob", "web", o3),
+        owned("Bob", "fair", without_amount(o4)),
+    ]
+}
+
+/// An open deal that has gone through these stages, so many days in each, and is in the last one.
+pub fn open(id: &str, win_probability: f64, amount: f64, stays: &[(&str, f64)]) -> DealFacts {
+    let mut began: f64 = stays.iter().map(|(_, days)| days).sum();
+    let created_at = now() - days(began);
+    let mut visits = Vec::new();
+    for (stage, lasted) in stays {
+        visits.push(visit(stage, began, Some(began - lasted)));
+        began -= lasted;
+    }
+    let deal = deal(id, win_probability, amount);
+    let last = visits.last_mut().unwrap();
+    last.left_at = None;
+    DealFacts {
+        stage: Some(last.stage.clone()),
+        stage_entered_at: Some(last.entered_at),
+        created_at: Some(created_at),
+        standing: deal.standing.map(|standing| Standing {
+            low: win_probability,
+            high: win_probability,
+            ..standing
+        }),
+        visits,
+        ..deal
+    }
+}
+
+fn without_amount(mut deal: DealFacts) -> DealFacts {
+    (deal.amount, deal.base_amount) = (None, None);
+    if let Some(standing) = &mut deal.standing {
+        standing.expected_value = None;
+    }
+    deal
+}

@@ -27,6 +27,8 @@ pub struct InsightSettings {
     /// By how much of an owner's queue the rank by attention and the rank by expected value differ in a
     /// deal that gets the wrong attention. 0 to 1.
     pub misprioritized_gap: f64,
+    /// The stages in which a deal is still a lead; none: the stage that each deal begins in.
+    pub lead_stages: Vec<String>,
     /// Won value that is asked of a quarter, in the base currency; 0 for none. Targets of other periods
     /// are in proportion to their days.
     pub target_per_quarter: f64,

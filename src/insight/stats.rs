@@ -62,7 +62,11 @@ pub fn share(hits: usize, of: usize) -> Estimated {
             high: 1.0,
         };
     }
-    let (n, p) = (of as f64, hits as f64 / of as f64);
+    wilson(hits as f64 / of as f64, of as f64)
+}
+
+/// The 90% score interval (Wilson 1927) of a share `p` that was seen in `n` cases; above 0, not always whole.
+pub fn wilson(p: f64, n: f64) -> Estimated {
     let z2 = Z * Z;
     let middle = (p + z2 / (2.0 * n)) / (1.0 + z2 / n);
     let half = Z / (1.0 + z2 / n) * (p * (1.0 - p) / n + z2 / (4.0 * n * n)).sqrt();

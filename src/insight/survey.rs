@@ -32,7 +32,7 @@ pub struct Survey {
 pub type StageKey = (Option<Arc<str>>, Arc<str>);
 
 /// Which deals are looked at; `None` takes all.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, ToSchema)]
 pub struct Scope {
     pub pipeline: Option<String>,
     pub owner: Option<String>,
