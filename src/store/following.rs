@@ -67,13 +67,14 @@ impl Store {
         if now.generation != since.generation || since.seq > now.seq || !is_known {
             return Ok(None);
         }
-        // Lines that held then and ended since, and lines that hold now and did not then.
+        // Lines that held then and ended since, and lines that hold now and did not then. These are found
+        // by their number: the sum keeps SQLite from an index that has all lines that hold.
         let rows = Sql::new(
             "SELECT deal_id, expected_value_rank, owner, pipeline, CAST(0 AS BIGINT) AS holds FROM scores
              WHERE generation = $1 AND to_seq > $2 AND from_seq <= $2
              UNION ALL
              SELECT deal_id, expected_value_rank, owner, pipeline, CAST(1 AS BIGINT) AS holds FROM scores
-             WHERE generation = $1 AND to_seq IS NULL AND from_seq > $2
+             WHERE generation + 0 = $1 AND to_seq IS NULL AND from_seq > $2
              LIMIT $3",
         )
         .bind(since.generation)
