@@ -26,6 +26,8 @@ const LASTS: SignedDuration = SignedDuration::from_hours(12);
 /// How long a question waits for a survey that is being built; an older one is answered with after less.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PATIENCE_WITH_AN_OLDER: Duration = Duration::from_secs(3);
+/// How long those wait who have an answer without it too.
+const PATIENCE_OF_OTHERS: Duration = Duration::from_secs(1);
 
 /// The survey of a book.
 #[derive(Debug, Default)]
@@ -92,28 +94,37 @@ impl Book {
     /// # Errors
     /// `Overloaded` while the first survey is being built.
     pub async fn survey(&self) -> Result<Arc<Survey>> {
+        let survey = self.survey_within(PATIENCE).await?;
+        survey.ok_or_else(|| {
+            Error::Overloaded("the deals are being counted; ask again in a moment".into())
+        })
+    }
+
+    /// As [`Self::survey`], for those who can do without: `None` if it is not there soon.
+    pub async fn survey_soon(&self) -> Result<Option<Arc<Survey>>> {
+        self.survey_within(PATIENCE_OF_OTHERS).await
+    }
+
+    async fn survey_within(&self, patience: Duration) -> Result<Option<Arc<Survey>>> {
         let inner = &self.inner;
         if let Some(survey) = inner.survey_of_now().await? {
-            return Ok(survey);
+            return Ok(Some(survey));
         }
         let mut built = inner.surveying.built.subscribe();
         let older = inner.surveying.kept().map(|kept| kept.survey);
         inner.surveying.wanted.notify_one();
         let patience = match older {
-            Some(_) => PATIENCE_WITH_AN_OLDER,
-            None => PATIENCE,
+            Some(_) => patience.min(PATIENCE_WITH_AN_OLDER),
+            None => patience,
         };
         if tokio::time::timeout(patience, built.changed())
             .await
             .is_ok()
             && let Some(survey) = inner.survey_of_now().await?
         {
-            return Ok(survey);
+            return Ok(Some(survey));
         }
-        let newest = inner.surveying.kept().map(|kept| kept.survey).or(older);
-        newest.ok_or_else(|| {
-            Error::Overloaded("the deals are being counted; ask again in a moment".into())
-        })
+        Ok(inner.surveying.kept().map(|kept| kept.survey).or(older))
     }
 }
 

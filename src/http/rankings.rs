@@ -33,7 +33,8 @@ pub(super) struct Ranking {
 pub(super) struct RankedDeal {
     deal: DealSummaryBody,
     score: ScoreBody,
-    /// Where the deal stands in its owner's queue; of queues alone.
+    /// Where the deal stands in its owner's queue; of queues alone, and not while deals are being counted
+    /// after a start.
     #[serde(skip_serializing_if = "Option::is_none")]
     outlook: Option<Outlook>,
 }
@@ -170,7 +171,10 @@ async fn answer(
     let at = now();
     let page = app.book.ranking(&query, cursor.as_deref(), at).await?;
     let outlooks = match &query.owner {
-        Some(owner) if is_queue => outlooks(&*app.book.survey().await?, owner, at),
+        Some(owner) if is_queue => match app.book.survey_soon().await? {
+            Some(survey) => outlooks(&survey, owner, at),
+            None => HashMap::new(),
+        },
         _ => HashMap::new(),
     };
     let RankingPage {

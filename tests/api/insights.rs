@@ -168,6 +168,10 @@ async fn attention_of_ten_deals_is_compared_with_their_value() {
         )
         .await;
     }
+    let found = service
+        .get("/v1/insights/misprioritized?owner=Eve")
+        .await
+        .ok(200);
     let queue = service.get("/v1/queues/Eve").await.ok(200);
     let rows = queue["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 10);
@@ -178,10 +182,6 @@ async fn attention_of_ten_deals_is_compared_with_their_value() {
         let row = rows.iter().find(|row| row["deal"]["id"] == id).unwrap();
         row["score"]["expected_value"].as_f64().unwrap()
     };
-    let found = service
-        .get("/v1/insights/misprioritized?owner=Eve")
-        .await
-        .ok(200);
     // By value e0 to e9, by attention e9 to e0: gaps of 9, 7, 5, 3 ninths, and the reverse.
     assert_eq!(ids(&found["neglected"]), ["e0", "e1", "e2"]);
     assert_eq!(ids(&found["overworked"]), ["e9", "e8", "e7"]);
