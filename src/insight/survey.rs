@@ -165,6 +165,7 @@ impl Survey {
         let mut next: BTreeMap<DealId, Option<Arc<DealFacts>>> =
             touched.iter().map(|id| (id.clone(), None)).collect();
         next.extend((changed.into_iter()).map(|deal| (deal.id.clone(), Some(Arc::new(deal)))));
+        let stages = self.stages_after(&next);
         let kept = self
             .deals
             .iter()
@@ -173,14 +174,41 @@ impl Survey {
             .cloned()
             .chain(next.values().flatten().cloned())
             .collect();
-        Self::new(
+        let amended = Self::new(
             deals,
             self.as_of,
             self.model_version.clone(),
             self.base_currency,
             self.settings.clone(),
             self.stalled_days,
-        )
+        );
+        Self {
+            stages: stages.map(OnceLock::from).unwrap_or_default(),
+            ..amended
+        }
+    }
+
+    /// What is known of the stages, if deals that are `next` in place of what was tell nothing new: they
+    /// were open and are, in stages that are known.
+    fn stages_after(
+        &self,
+        next: &BTreeMap<DealId, Option<Arc<DealFacts>>>,
+    ) -> Option<BTreeMap<StageKey, StageBenchmark>> {
+        let stages = self.stages.get()?;
+        let is_known = |deal: &DealFacts| {
+            let stage = deal
+                .stage
+                .clone()
+                .map(|stage| (deal.pipeline.clone(), stage));
+            stage.is_none_or(|stage| stages.contains_key(&stage))
+        };
+        let tells_nothing = |(id, deal): (&DealId, &Option<Arc<DealFacts>>)| {
+            self.deal(id).is_none_or(|was| was.is_open())
+                && deal
+                    .as_ref()
+                    .is_none_or(|deal| deal.is_open() && is_known(deal))
+        };
+        next.iter().all(tells_nothing).then(|| stages.clone())
     }
 
     /// What keeps figures away, and what to do about it.
@@ -375,4 +403,51 @@ fn cutoff(stays: &Stays, settings: &InsightSettings) -> Option<Cutoff> {
             won,
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{closed, deal, survey};
+    use super::*;
+
+    fn id(text: &str) -> DealId {
+        DealId::new(text).unwrap()
+    }
+
+    #[test]
+    fn an_amended_survey_is_the_one_of_its_deals() {
+        let before = survey(vec![
+            deal("a", 0.5, 100.0),
+            deal("b", 0.5, 100.0),
+            closed("w", true, &[("Proposal", 3.0)]),
+        ]);
+        before.stages();
+        let after = before.amended(
+            vec![deal("b", 0.7, 200.0), deal("c", 0.1, 10.0)],
+            &[id("a"), id("b"), id("c")],
+        );
+        let ids: Vec<&str> = after.deals().iter().map(|deal| deal.id.as_str()).collect();
+        assert_eq!(ids, ["b", "c", "w"]);
+        assert_eq!(after.deal(&id("b")).unwrap().base_amount, Some(200.0));
+        assert_eq!(after.deal(&id("a")), None);
+        assert_eq!(after.stages(), before.stages());
+    }
+
+    #[test]
+    fn a_deal_that_closes_or_enters_a_new_stage_changes_what_is_known_of_stages() {
+        let before = survey(vec![deal("a", 0.5, 100.0), deal("b", 0.5, 100.0)]);
+        assert_eq!(before.stages().len(), 1);
+        let won = closed("a", true, &[("Proposal", 3.0), ("Legal", 4.0)]);
+        let after = before.amended(vec![won], &[id("a")]);
+        let days: Vec<_> = after
+            .stages()
+            .values()
+            .map(|s| s.won_days.map(|d| d.median))
+            .collect();
+        assert_eq!(days, [Some(4.0), Some(3.0)]);
+        let mut moved = deal("b", 0.5, 100.0);
+        moved.stage = Some("Demo".into());
+        let after = before.amended(vec![moved], &[id("b")]);
+        assert_eq!(after.stages().len(), 2);
+    }
 }
