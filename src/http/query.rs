@@ -36,6 +36,11 @@ impl Params {
         self.values.remove(name).filter(|value| !value.is_empty())
     }
 
+    /// As it was given, also where it is empty.
+    pub fn given(&mut self, name: &str) -> Option<String> {
+        self.values.remove(name)
+    }
+
     /// A value of a type that reads itself; `expected` says in words what it takes.
     pub fn parsed<T: FromStr>(&mut self, name: &str, expected: &str) -> Option<T> {
         let text = self.text(name)?;
@@ -60,6 +65,15 @@ impl Params {
 
     pub fn refuse(&mut self, name: &str, reason: impl Into<String>) {
         self.errors.push(FieldError::new(name, reason));
+    }
+
+    /// For addresses that people pass on, to which mail programs add parameters of their own.
+    ///
+    /// # Errors
+    /// `Invalid` with each parameter that is wrong or given twice; unknown ones do no harm.
+    pub fn finish_known(mut self) -> Result<()> {
+        self.values.clear();
+        self.finish()
     }
 
     /// # Errors

@@ -11,8 +11,8 @@ use actix_web::{
 };
 use askama::Template;
 
-use super::assets;
 use super::format::{Html, href};
+use super::{assets, glossary};
 use crate::access::{self, Visitor};
 use crate::error::Error;
 use crate::http::problem::Problem;
@@ -21,6 +21,9 @@ pub const MEDIA_TYPE: &str = "text/html; charset=utf-8";
 
 /// Only what this service itself serves is loaded, and nothing of it stands in the page.
 const CONTENT_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// Where `base.html` has the definitions of the terms that a page names.
+const DEFINITIONS: &str = "<!-- definitions -->";
 
 /// Who looks at a page. Take it as an argument of a handler.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -253,7 +256,10 @@ pub fn render(page: &impl Template) -> Result<HttpResponse, PageError> {
 /// As [`render`].
 pub fn render_with(status: StatusCode, page: &impl Template) -> Result<HttpResponse, PageError> {
     let html = page.render().map_err(anyhow::Error::from);
-    Ok(answer(status, html.map_err(Error::from)?))
+    let html = html.map_err(Error::from)?;
+    let definitions = glossary::definitions(&html);
+    let html = html.replace(DEFINITIONS, definitions.as_str());
+    Ok(answer(status, html))
 }
 
 fn answer(status: StatusCode, html: String) -> HttpResponse {

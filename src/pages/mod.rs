@@ -4,7 +4,9 @@
 //! - `assets`: the one stylesheet, the one script and the mark, from the binary.
 //! - `forms`: what pages send, and the proof that it was on one of our pages.
 //! - `format`: money, dates, percentages and links as they stand in HTML.
-//! - `glossary`: what each metric means, once, for the pages and for `docs/metrics.md`.
+//! - `glossary`: what each metric means, once, for the pages and for `docs/metrics.md`. `words`: names and
+//!   values as people read them. `charts`: inline SVG. `csv`: any table as a file.
+//! - `home`, `deal`: `/` and `/deals/{id}`.
 //!
 //! # A page
 //!
@@ -38,11 +40,16 @@
 //! security policy forbids them.
 
 pub mod assets;
+pub mod charts;
+pub mod csv;
+mod deal;
 pub mod format;
 pub mod forms;
+pub mod glossary;
 mod home;
 pub mod layout;
 mod sign_in;
+pub mod words;
 
 use actix_web::http::Method;
 use actix_web::web::{self, ServiceConfig};
@@ -54,6 +61,7 @@ pub fn routes(config: &mut ServiceConfig) {
     use Method as M;
     config
         .service(resource("/", [(M::GET, web::to(home::home))]))
+        .service(resource("/deals/{id}", [(M::GET, web::to(deal::deal))]))
         .service(resource(
             "/assets/{name}",
             [(M::GET, web::to(assets::asset))],

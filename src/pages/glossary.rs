@@ -1,0 +1,180 @@
+//! What each metric means: the one text for the pages, which show it beside the metric, and for
+//! `docs/metrics.md`, which a test holds to this table.
+
+use std::fmt::{self, Display};
+
+use askama::filters::HtmlSafe;
+
+use super::format::Html;
+
+/// A metric's name with its definition. In a template, `{{ glossary::WIN_RATE }}` is the name as a
+/// button that shows the definition; the definition itself is put at the end of the page once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Term {
+    /// Its anchor in the documentation, and part of ids in pages.
+    pub key: &'static str,
+    pub label: &'static str,
+    /// A sentence or two.
+    pub text: &'static str,
+    /// How it is worked out.
+    pub formula: &'static str,
+}
+
+macro_rules! terms {
+    ($($name:ident $key:literal $label:literal: $text:literal = $formula:literal;)*) => {
+        $(pub const $name: Term = Term { key: $key, label: $label, text: $text, formula: $formula };)*
+
+        /// All of them, in the order of the documentation.
+        pub const ALL: &[Term] = &[$($name),*];
+    };
+}
+
+terms! {
+    // A deal
+    WIN_PROBABILITY "win-probability" "Win probability": "How likely the deal is won in the end, learned from the company's own closed deals." = "calibrate(intercept + sum of the contributions of all reasons)";
+    INTERVAL "interval" "90% interval": "The range that holds the deal's true probability in nine of ten cases. A wide one says that few deals like this are known." = "log-odds ± 1.645 standard errors, as probabilities";
+    SCORE "score" "Score": "The win probability in percent, with its grade." = "round(100 × win probability), at least 1 and at most 99";
+    GRADE "grade" "Grade": "The quarter of past deals that the win probability falls in: A is the most likely quarter, D the least." = "quartiles of the probabilities of the training rows";
+    EXPECTED_VALUE "expected-value" "Expected value": "What the deal is worth on average: its amount times the chance to win it." = "win probability × amount, in the base currency";
+    EV_PER_DAY "ev-per-day" "Value per day": "Expected value for each day that is left until the expected close: what is worth doing soon." = "expected value ÷ days until the expected close, at least 1";
+    NEGLECT "neglect" "Neglect": "Expected value times the days since anybody did anything: value that lies idle." = "expected value × days since the last activity, or since the creation";
+    TREND "trend" "Trend": "How far the win probability has moved within a week, both by the present model, so that it is the deal that moved." = "win probability now − win probability of the deal as it was 7 days ago, in percentage points";
+    RANK_CHANGE "rank-change" "Rank": "Place among the owner's open deals by expected value, and how many places it went up or down within a week." = "rank of 7 days ago − rank now, over the deals of the queue";
+    REASONS "reasons" "Reasons": "What sets the deal apart from the average deal, and by how much each weighs on the odds. Associations in past deals, not causes." = "×f or ÷f on the odds: exp(contribution)";
+    CLOSE_DATE "close-date" "Close date": "When the deal is expected to close. Overdue: that day is past. Pushed: it was moved to a later day, so many times." = "latest expected close; pushes are its moves to a later day";
+    LAST_ACTIVITY "last-activity" "Last activity": "When anybody last did something about the deal: a call, a mail, a meeting." = "time of the latest activity";
+    // Attention
+    ATTENTION "attention" "Attention": "What the owner really gave the deal, as a rank among their open deals: what was done lately, how long ago the last touch was, and the CRM's priority flag." = "mean of the ranks by efforts of the last 30 days, by days since the last touch, and by the priority flag";
+    MISPRIORITIZED "misprioritized" "Misprioritised": "Deals whose rank by attention is far from their rank by expected value, within each owner's deals." = "|rank by attention − rank by expected value| ÷ deals of the owner, at least insight.misprioritized_gap";
+    NEGLECTED "neglected" "Neglected": "Worth much, given little: the deal ranks far higher by expected value than by attention." = "misprioritised, and the rank by expected value is the better one";
+    OVERWORKED "overworked" "Overworked": "Worth little, given much: the deal ranks far higher by attention than by expected value." = "misprioritised, and the rank by attention is the better one";
+    NEGLECTED_VALUE "neglected-value" "Neglected value": "Money at risk: what all neglected deals are expected to bring." = "sum of the expected values of neglected deals";
+    RANK_CORRELATION "rank-correlation" "Attention follows value": "How well a rep's attention follows the value of their deals: 1 is the same order, 0 no relation, −1 the reverse. With few deals the interval is wide." = "Spearman's rank correlation of attention and expected value; 90% interval by Fisher's transformation";
+    // Time
+    DAYS_IN_STAGE "days-in-stage" "Days in stage": "How long the deal has been in its stage, against what deals took there that were won." = "now − entry into the present stage";
+    TIME_IN_STAGE "time-in-stage" "Time in stage": "How long deals stay in a stage: a quarter of the won ones for less than the first number, half for less than the second, three quarters for less than the third." = "quartiles of the longest stay of each won deal in the stage";
+    STALLED "stalled" "Stalled": "Longer in its stage than most deals were that were won." = "days in stage > the insight.stalled_quantile of won deals' days there; with fewer than insight.stalled_won_deals_min of them, > stalled_days";
+    LOST_WHILE_WAITING "lost-while-waiting" "Lost while waiting": "By how much the win probability has fallen since the deal entered its stage, by the present model." = "win probability at entry into the stage − win probability now, in percentage points";
+    CUTOFF "cutoff" "Suggested cut-off": "The age in a stage beyond which hardly any deal was ever won: close such deals, or start over with them." = "the fewest days after which a smaller share than insight.cutoff_win_share of the deals was won";
+    SLIPPING "slipping" "Slipping": "Deals whose close date was moved to later, or whose win probability falls." = "pushed, or win probability now < win probability 30 days ago by at least 5 points";
+    PUSHED_BUT_LOSING "pushed-but-losing" "Pushed but losing": "The close date was moved to later and the win probability falls all the same: the needs assessment of such a deal deserves another look." = "pushed, and win probability now < win probability just before the last push";
+    // The pipeline
+    DEALS "deals" "Open deals": "How many deals are open." = "count of open deals";
+    TOTAL_VALUE "total-value" "Total value": "The amounts of all open deals together." = "sum of the amounts, in the base currency";
+    PIPELINE_EXPECTED_VALUE "pipeline-expected-value" "Expected value of the pipeline": "What the open deals bring on average, with the range that holds it in nine of ten cases." = "sum of the expected values; interval from the variance of each outcome";
+    AVERAGE_VALUE "average-value" "Average deal value": "What an open deal is worth if it is won." = "total value ÷ open deals with an amount";
+    WIN_RATE "win-rate" "Win rate": "The share of the deals closed in the period that were won." = "won ÷ (won + lost)";
+    VALUE_WIN_RATE "value-win-rate" "Win rate by value": "The share of the amounts closed in the period that was won: large deals count for more." = "won amounts ÷ closed amounts, in the base currency";
+    CYCLE_LENGTH "cycle-length" "Sales cycle": "Days from creation to close, of won and of lost deals closed in the period." = "mean and quartiles of close − creation";
+    CONVERSION "conversion" "Stage conversion": "The share of the deals that were in a stage and went on to a later one, or were won." = "went on ÷ (went on + ended there), of deals closed in the period";
+    LEADS_CONVERTED "leads-converted" "Leads into prospects": "The share of new deals that got beyond their first stage: leads that proved to be prospects." = "deals created in the period that reached a second stage ÷ deals created in the period that did, or were lost in the first";
+    CONCENTRATION "concentration" "Concentration": "How much of the expected value hangs on few: the largest deals, one source, one industry, one owner." = "share of the expected value";
+    // Enough?
+    TARGET "target" "Target": "The won value that is asked of the period." = "insight.target_per_quarter, in proportion to the days of the period";
+    PROSPECTS_NEEDED "prospects-needed" "Prospects needed": "How many deals it takes for the target at the present win rate: on average, and with the chosen confidence, since luck varies." = "wins needed = ceil((target − won so far) ÷ average won value); on average wins needed ÷ win rate; with confidence c the fewest n with P(Binomial(n, win rate) ≥ wins needed) ≥ c";
+    COVERAGE "coverage" "Coverage": "Whether the open pipeline is enough for what is missing to the target." = "open deals ÷ prospects needed";
+    VALUE_COVERAGE "value-coverage" "Coverage by value": "Expected value of the open deals against what is missing to the target." = "expected value of the open deals ÷ (target − won so far)";
+    CAPACITY "capacity" "Capacity": "Open deals of a rep against what reps who win handle at a time." = "open deals of the rep ÷ mean open deals of reps whose win rate is above the median";
+    // What will come
+    FORECAST "forecast" "Forecast": "What will be won within the period: P50 is the middle, P10 is reached in nine of ten cases, P90 in one of ten." = "10th, 50th and 90th percentile of the simulated sum of amounts of deals that are won and close in the period";
+    FORECAST_RECORD "forecast-record" "How past forecasts did": "Forecasts of past periods by the present model, made with what was known at their beginning, against what came." = "share of past periods whose won value lay between P10 and P90";
+    // Coaching
+    REP_CONVERSION "rep-conversion" "Conversion, shrunk": "A rep's share of deals that went on from a stage, drawn towards the team's where few deals are known, with its 90% interval." = "Beta posterior with the team's rate as prior";
+    SLUMP "slump" "Slump": "A rep wins less than before, by more than luck explains. A small sample is never one." = "probability below 5% that the recent win rate is as high as the earlier one";
+    GAIN "gain" "Largest gain": "The stage in which a rep would win the most if they converted there as the team does: where coaching pays most." = "expected extra wins at the team's conversion of the stage";
+    // Models
+    LOG_LOSS "log-loss" "Log loss": "How surprised the model was by what came, on deals it had not seen: lower is better. It punishes certainty that is wrong." = "mean of −ln(probability given to what happened)";
+    BRIER "brier" "Brier score": "Squared distance between probabilities and outcomes, on deals not seen: lower is better." = "mean of (probability − outcome)², outcome 1 or 0";
+    CALIBRATION_ERROR "calibration-error" "Calibration error": "How far predicted and actual win rates are apart on average, on deals not seen." = "mean of |predicted − actual| over groups of deals of like probability, weighted by their rows";
+    AUC "auc" "AUC": "How often a deal that was won had a higher probability than one that was lost: 50% is chance." = "share of pairs in the right order";
+    DOLLARS_CAPTURED "dollars-captured" "Dollars captured": "The share of the value won later that the top of the list held, had it been worked in this order." = "won amounts in the top share of deals ÷ all won amounts";
+    BASE_RATE "base-rate" "Base rate": "The share of past deals that were won: what one would say knowing nothing else." = "won rows ÷ rows";
+    DRIFT "drift" "Drift": "How far present deals have moved from those that the model was trained on." = "population stability index by column";
+}
+
+impl Term {
+    fn id(&self) -> String {
+        format!("{BUTTON}{}", self.key)
+    }
+
+    /// What stands at the end of a page that names the term.
+    fn definition(&self) -> Html {
+        let mut html = Html::default();
+        html.add(format_args!(
+            r#"<div popover class="definition" id="{}"><strong>"#,
+            self.id()
+        ));
+        html.text(self.label)
+            .raw("</strong> ")
+            .text(self.text)
+            .raw(r#"<span class="sub">"#)
+            .text(self.formula)
+            .raw("</span></div>");
+        html
+    }
+}
+
+/// Begins the id of a definition.
+const BUTTON: &str = "def-";
+
+impl Display for Term {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (id, label) = (self.id(), self.label);
+        write!(
+            f,
+            r#"<button type="button" class="term" popovertarget="{id}">{label}</button>"#
+        )
+    }
+}
+
+impl HtmlSafe for Term {}
+
+/// The definitions of all terms that a page names, each once.
+pub fn definitions(page: &str) -> Html {
+    let mut html = Html::default();
+    for term in ALL {
+        if page.contains(&format!(r#"popovertarget="{}""#, term.id())) {
+            html.raw(term.definition().as_str());
+        }
+    }
+    html
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documentation_has_every_term_in_these_words() {
+        let docs = include_str!("../../docs/metrics.md");
+        for term in ALL {
+            let section = format!(
+                "### {}\n\n{}\n\n`{}`\n",
+                term.label, term.text, term.formula
+            );
+            assert!(docs.contains(&section), "docs/metrics.md lacks\n{section}");
+        }
+        let sections = docs.lines().filter(|line| line.starts_with("### "));
+        assert_eq!(sections.count(), ALL.len());
+    }
+
+    #[test]
+    fn keys_and_labels_are_unique_and_plain() {
+        let mut keys: Vec<_> = ALL.iter().map(|term| term.key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), ALL.len());
+        for term in ALL {
+            assert!(!term.label.contains(['<', '&', '"']), "{}", term.label);
+        }
+    }
+
+    #[test]
+    fn a_page_defines_what_it_names_and_nothing_else() {
+        let page = format!("<p>{WIN_RATE} and {WIN_RATE}</p>");
+        let html = definitions(&page).to_string();
+        assert_eq!(html.matches("def-win-rate").count(), 1);
+        assert!(html.contains("won ÷ (won + lost)"));
+        assert_eq!(html.matches("popover").count(), 1);
+    }
+}
