@@ -6,7 +6,8 @@
 //! - `format`: money, dates, percentages and links as they stand in HTML.
 //! - `glossary`: what each metric means, once, for the pages and for `docs/metrics.md`. `words`: names and
 //!   values as people read them. `charts`: inline SVG. `csv`: any table as a file.
-//! - `home`, `deal`: `/` and `/deals/{id}`.
+//!   `links`: addresses with their filters.
+//! - `home`, `queue`, `deal`: `/`, `/queue/{owner}` and `/deals/{id}`.
 //!
 //! # A page
 //!
@@ -48,6 +49,8 @@ pub mod forms;
 pub mod glossary;
 mod home;
 pub mod layout;
+pub mod links;
+mod queue;
 mod sign_in;
 pub mod words;
 
@@ -61,6 +64,10 @@ pub fn routes(config: &mut ServiceConfig) {
     use Method as M;
     config
         .service(resource("/", [(M::GET, web::to(home::home))]))
+        .service(resource(
+            "/queue/{owner}",
+            [(M::GET, web::to(queue::queue))],
+        ))
         .service(resource("/deals/{id}", [(M::GET, web::to(deal::deal))]))
         .service(resource(
             "/assets/{name}",

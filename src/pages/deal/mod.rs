@@ -11,6 +11,7 @@ use jiff::Timestamp;
 
 use self::past::Entry;
 use self::trial::Trial;
+pub(super) use self::warnings::range;
 use self::warnings::{Caution, Stay};
 use super::charts::{rows, waterfall};
 use super::format::{Ago, Day, Html, Money, Percent, href};
