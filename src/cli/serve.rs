@@ -16,7 +16,7 @@ use crate::access::{Exposure, Role};
 use crate::app::{App, now};
 use crate::config::{Config, ConfigArgs, DEFAULT_TOML};
 use crate::error::{Error, Result};
-use crate::ingest::document;
+use crate::ingest::{Mapping, document};
 use crate::jobs::{ImportTask, Task, TrainRequest};
 use crate::ranking::RankingQuery;
 use crate::store::JobState;
@@ -27,6 +27,9 @@ const DEMO_DEALS: &[u8] = include_bytes!("../../data/deals.ndjson.gz");
 
 /// The last day of the sample.
 const DEMO_EXPORTED_ON: Date = date(2026, 10, 1);
+
+/// What somebody can act upon in the sample's deals.
+const DEMO_MAPPING: &str = r#"columns.actionable = ["champion", "contacts", "competitor", "amount", "expected_close_at", "owner"]"#;
 
 const DEMO_DATA_DIR: &str = "var/demo";
 
@@ -161,9 +164,16 @@ async fn load_demo(app: &App) -> Result<()> {
     eprintln!("first start of the demo: loading 3,000 deals and training on them");
     let path = app.uploads_dir.join("demo.ndjson");
     write_demo(&path, now())?;
-    let import = ImportTask::new(path, "deals.ndjson");
+    let mut import = ImportTask::new(path, "deals.ndjson");
+    import.mapping = Some(demo_mapping()?);
     finish(app, Task::Import(import)).await?;
     finish(app, Task::Train(TrainRequest::default())).await
+}
+
+/// What may be tried in a what-if of the demo.
+fn demo_mapping() -> Result<Mapping> {
+    let mapping = toml::from_str(DEMO_MAPPING);
+    Ok(mapping.context("the mapping of the sample")?)
 }
 
 /// Writes the sample as if it had been exported today: its deals would look neglected otherwise.

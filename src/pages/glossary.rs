@@ -42,6 +42,7 @@ terms! {
     RANK_CHANGE "rank-change" "Rank": "Place among the owner's open deals by expected value, and how many places it went up or down within a week." = "rank of 7 days ago − rank now, over the deals of the queue";
     REASONS "reasons" "Reasons": "What sets the deal apart from the average deal, and by how much each weighs on the odds. Associations in past deals, not causes." = "×f or ÷f on the odds: exp(contribution)";
     CLOSE_DATE "close-date" "Close date": "When the deal is expected to close. Overdue: that day is past. Pushed: it was moved to a later day, so many times." = "latest expected close; pushes are its moves to a later day";
+    OVERDUE "overdue" "Overdue": "Open deals whose expected close is past: their date is wrong, or they are lost." = "expected close < now";
     LAST_ACTIVITY "last-activity" "Last activity": "When anybody last did something about the deal: a call, a mail, a meeting." = "time of the latest activity";
     // Attention
     ATTENTION "attention" "Attention": "What the owner really gave the deal, as a rank among their open deals: what was done lately, how long ago the last touch was, and the CRM's priority flag." = "mean of the ranks by efforts of the last 30 days, by days since the last touch, and by the priority flag";

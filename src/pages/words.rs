@@ -8,14 +8,30 @@ use crate::domain::AttributeValue;
 use crate::scoring::{Reason, Warning};
 
 /// A column's name: `days_in_stage` is "Days in stage"; what has capitals or blanks stays as it is.
+///
+/// A count of the features (`calls_30d`, `activities_in_stage:call`) says of what and since when.
 pub fn name(column: &str) -> String {
+    if let Some((count, kind)) = column.split_once(':')
+        && count.starts_with("activities")
+    {
+        return format!("{}, {kind}", name(count));
+    }
     let is_plain = column
         .chars()
         .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
     if !is_plain {
         return column.to_owned();
     }
-    let spaced = column.replace('_', " ");
+    let days = |word: &str| {
+        Some(format!(
+            "in {} days",
+            word.strip_suffix('d')?.parse::<u16>().ok()?
+        ))
+    };
+    let words = column
+        .split('_')
+        .map(|word| days(word).unwrap_or_else(|| word.to_owned()));
+    let spaced = words.collect::<Vec<_>>().join(" ");
     let mut chars = spaced.chars();
     match chars.next() {
         Some(first) => first.to_uppercase().chain(chars).collect(),
@@ -117,6 +133,11 @@ mod tests {
         assert_eq!(name("days_in_stage"), "Days in stage");
         assert_eq!(name("Lead Source"), "Lead Source");
         assert_eq!(name(""), "");
+        assert_eq!(name("inbound_30d"), "Inbound in 30 days");
+        assert_eq!(
+            name("activities_in_stage:call"),
+            "Activities in stage, call"
+        );
         assert_eq!(value(&json!(true)), "yes");
         assert_eq!(value(&json!(672000.0)), "672,000");
         assert_eq!(value(&json!(2.345)), "2.35");
