@@ -52,7 +52,7 @@ impl<T> Answer<T> {
 }
 
 /// Takes the parameters that say which deals are looked at.
-pub(super) fn scope(params: &mut Params) -> Scope {
+pub(crate) fn scope(params: &mut Params) -> Scope {
     Scope {
         pipeline: params.text("pipeline"),
         owner: params.text("owner"),

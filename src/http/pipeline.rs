@@ -12,7 +12,7 @@ use crate::insight::period::{Period, Step};
 use crate::insight::summary::{Summary, summary};
 
 /// Longest period that can be asked for, in days: 20 years.
-const PERIOD_DAYS_MAX: i64 = 20 * 366;
+pub(crate) const PERIOD_DAYS_MAX: i64 = 20 * 366;
 
 /// The key metrics of a pipeline
 ///
@@ -45,7 +45,7 @@ pub async fn read_summary(app: Data<App>, request: HttpRequest) -> Result<HttpRe
 }
 
 /// Takes the days of a period. With one end given the other is that of `usual`, if that makes a period.
-pub(super) fn period(params: &mut Params, usual: Period, days_max: i64) -> Period {
+pub(crate) fn period(params: &mut Params, usual: Period, days_max: i64) -> Period {
     const EXPECTED: &str = "a day such as 2026-10-01";
     let mut day = |name: &str| {
         let day: Option<Date> = params.parsed(name, EXPECTED);

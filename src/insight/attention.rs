@@ -124,12 +124,12 @@ impl Place<'_> {
     }
 
     /// In the better half by value, and that much further down by attention.
-    fn is_neglected(&self, gap: f64) -> bool {
+    pub fn is_neglected(&self, gap: f64) -> bool {
         self.of >= QUEUE_MIN && self.gap() >= gap && self.value_rank <= self.middle()
     }
 
     /// In the lesser half by value, and that much further up by attention.
-    fn is_overworked(&self, gap: f64) -> bool {
+    pub fn is_overworked(&self, gap: f64) -> bool {
         self.of >= QUEUE_MIN && self.gap() <= -gap && self.value_rank > self.middle()
     }
 

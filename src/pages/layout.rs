@@ -12,7 +12,7 @@ use actix_web::{
 use askama::Template;
 
 use super::format::{Html, href};
-use super::{assets, glossary};
+use super::{assets, glossary, words};
 use crate::access::{self, Visitor};
 use crate::error::Error;
 use crate::http::problem::Problem;
@@ -356,7 +356,7 @@ impl ResponseError for PageError {
             status: problem.status_code().as_u16(),
             title: problem.title(),
             detail: if fields.is_empty() {
-                sentence(problem.detail())
+                words::sentence(problem.detail())
             } else {
                 String::new()
             },
@@ -373,20 +373,6 @@ impl ResponseError for PageError {
         }
         response
     }
-}
-
-/// With a capital and a full stop.
-fn sentence(text: &str) -> String {
-    let mut chars = text.chars();
-    let Some(first) = chars.next() else {
-        return String::new();
-    };
-    let stop = if text.ends_with(['.', '!', '?']) {
-        ""
-    } else {
-        "."
-    };
-    format!("{}{}{stop}", first.to_uppercase(), chars.as_str())
 }
 
 /// What to do about a kind of problem.
@@ -412,13 +398,6 @@ fn next_step(code: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_detail_becomes_a_sentence() {
-        assert_eq!(sentence("there is no deal `x`"), "There is no deal `x`.");
-        assert_eq!(sentence("Why?"), "Why?");
-        assert_eq!(sentence(""), "");
-    }
 
     #[test]
     fn a_rep_sees_what_is_theirs() {

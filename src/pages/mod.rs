@@ -7,7 +7,7 @@
 //! - `glossary`: what each metric means, once, for the pages and for `docs/metrics.md`. `words`: names and
 //!   values as people read them. `charts`: inline SVG. `csv`: any table as a file.
 //!   `links`: addresses with their filters.
-//! - `home`, `queue`, `deal`: `/`, `/queue/{owner}` and `/deals/{id}`.
+//! - `home`, `queue`, `deal`, `board`: `/`, `/queue/{owner}`, `/deals/{id}` and `/board`.
 //!
 //! # A page
 //!
@@ -41,6 +41,7 @@
 //! security policy forbids them.
 
 pub mod assets;
+mod board;
 pub mod charts;
 pub mod csv;
 mod deal;
@@ -68,6 +69,7 @@ pub fn routes(config: &mut ServiceConfig) {
             "/queue/{owner}",
             [(M::GET, web::to(queue::queue))],
         ))
+        .service(resource("/board", [(M::GET, web::to(board::board))]))
         .service(resource("/deals/{id}", [(M::GET, web::to(deal::deal))]))
         .service(resource(
             "/assets/{name}",

@@ -122,8 +122,23 @@ pub fn counted(count: usize, one: &str, many: &str) -> String {
     )
 }
 
+/// With a capital and a full stop.
+pub fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    let Some(first) = chars.next() else {
+        return String::new();
+    };
+    let stop = if text.ends_with(['.', '!', '?']) {
+        ""
+    } else {
+        "."
+    };
+    format!("{}{}{stop}", first.to_uppercase(), chars.as_str())
+}
+
 #[cfg(test)]
 mod tests {
+
     use serde_json::json;
 
     use super::*;
@@ -144,5 +159,12 @@ mod tests {
         assert_eq!(value(&Value::Null), "unknown");
         assert_eq!(counted(1, "deal", "deals"), "1 deal");
         assert_eq!(counted(1200, "deal", "deals"), "1,200 deals");
+    }
+
+    #[test]
+    fn a_detail_becomes_a_sentence() {
+        assert_eq!(sentence("there is no deal `x`"), "There is no deal `x`.");
+        assert_eq!(sentence("Why?"), "Why?");
+        assert_eq!(sentence(""), "");
     }
 }

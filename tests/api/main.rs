@@ -15,6 +15,7 @@ mod nodes;
 mod operations;
 mod outbound;
 mod over_time;
+mod pages;
 mod parity;
 mod quality;
 mod recalibration;

@@ -65,6 +65,7 @@ pub fn curves(curves: &[Curve]) -> Option<Chart> {
         description: format!(
             "How much of the value that was won later each order has at its top.{reach}"
         ),
+        width: super::WIDTH,
         height: HEIGHT,
         picture,
         caption,

@@ -70,6 +70,7 @@ pub fn fan(fan: &Fan) -> Option<Chart> {
         id: "forecast-chart",
         title: "Won value over the period".into(),
         description: words(fan, last, won),
+        width: super::WIDTH,
         height: HEIGHT,
         picture,
         caption: caption(fan),

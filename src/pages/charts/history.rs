@@ -2,9 +2,11 @@
 
 use jiff::Timestamp;
 
-use super::{Chart, Frame, Table, WIDTH, area, label, line, polyline};
+use super::{Chart, Frame, Table, area, label, line, polyline};
 use crate::pages::format::{Html, Moment, Percent};
 
+/// It stands in a column.
+const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 230.0;
 
 /// What a deal's probability was, and is.
@@ -41,6 +43,7 @@ pub fn history(data: &History, until: Timestamp) -> Option<Chart> {
     let mut picture = Html::default();
     let frame = Frame {
         top: 26.0,
+        right: WIDTH - 14.0,
         ..Frame::new(44.0, HEIGHT)
     };
     let probabilities = frame.shares(&mut picture, top(data));
@@ -79,6 +82,7 @@ pub fn history(data: &History, until: Timestamp) -> Option<Chart> {
         id: "history",
         title: "Win probability over time".into(),
         description: words(data),
+        width: WIDTH,
         height: HEIGHT,
         picture,
         caption: caption(),
@@ -178,11 +182,11 @@ mod tests {
         let chart = history(&data(), day(21)).unwrap();
         assert!(chart.description.contains("Began at 20%, is at 40% now"));
         let picture = chart.picture.as_str();
-        // From 44 to 706 in 20 days; a half is the top at 26, nothing the bottom at 204.
-        let half_way = 44.0 + 662.0 * 9.0 / 20.0;
+        // From 44 to 546 in 20 days; a half is the top at 26, nothing the bottom at 204.
+        let half_way = 44.0 + 502.0 * 9.0 / 20.0;
         let (low, high) = (204.0 - 178.0 * 0.4, 204.0 - 178.0 * 0.8);
         let points =
-            format!("44.0,{low:.1} {half_way:.1},{low:.1} {half_way:.1},{high:.1} 706.0,{high:.1}");
+            format!("44.0,{low:.1} {half_way:.1},{low:.1} {half_way:.1},{high:.1} 546.0,{high:.1}");
         assert!(picture.contains(&points), "{points} in {picture}");
         assert!(picture.contains("Offer &amp; more"));
         assert!(!chart.html().as_str().contains("<b>"));

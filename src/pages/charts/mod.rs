@@ -2,9 +2,11 @@
 //! figures themselves as a table for who would rather read them, or cannot see the picture.
 //!
 //! - `history`: a deal's probability over time. `waterfall`: from the average deal to this one.
-//! - `scatter`: attention against value. `fan`: a forecast over a period. `rows`: bars in table cells.
+//! - `scatter`: attention against value. `fan`: a forecast over a period. `columns`: won and lost by month.
+//!   `rows`: bars in table cells.
 //! - `reliability` and `curves`: how good a model is.
 
+pub mod columns;
 pub mod curves;
 pub mod fan;
 pub mod history;
@@ -129,6 +131,7 @@ pub struct Chart {
     pub title: String,
     /// What the picture shows, in a sentence or two.
     pub description: String,
+    pub width: f64,
     pub height: f64,
     pub picture: Html,
     /// Below the picture; may be empty.
@@ -146,9 +149,9 @@ pub struct Table {
 impl Chart {
     pub fn html(&self) -> Html {
         let mut html = Html::default();
-        let (id, height) = (self.id, self.height);
+        let (id, width, height) = (self.id, self.width, self.height);
         html.add(format_args!(
-            r#"<figure class="chart" id="{id}"><div class="plot"><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="{id}-title {id}-words"><title id="{id}-title">"#
+            r#"<figure class="chart" id="{id}"><div class="plot"><svg viewBox="0 0 {width} {height}" role="img" aria-labelledby="{id}-title {id}-words"><title id="{id}-title">"#
         ));
         html.text(&self.title);
         html.add(format_args!(r#"</title><desc id="{id}-words">"#));
@@ -335,6 +338,7 @@ mod tests {
             id: "c",
             title: "Title & more".into(),
             description: "It rises.".into(),
+            width: WIDTH,
             height: 100.0,
             picture: Html::default(),
             caption: Html::default(),

@@ -73,6 +73,7 @@ pub fn reliability(bins: &[Bin]) -> Option<Chart> {
             "{} groups of deals, from the least to the most likely. In {misses} of them the predicted rate lies outside of the interval of the actual one.",
             bins.len()
         ),
+        width: super::WIDTH,
         height: HEIGHT,
         picture,
         caption,

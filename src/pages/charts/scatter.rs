@@ -122,6 +122,7 @@ pub fn scatter(points: &[Point], gap: f64) -> Option<Chart> {
             count(PointKind::Neglected),
             count(PointKind::Overworked),
         ),
+        width: super::WIDTH,
         height: HEIGHT,
         picture,
         caption: Html::default(),

@@ -75,6 +75,12 @@ pub fn read(scorer: &Scorer, deal: &Deal, params: &mut Params, now: Timestamp) -
             continue;
         };
         field.value = given.trim().to_owned();
+        if let FieldKind::Choice(values) = &mut field.kind
+            && !field.value.is_empty()
+            && !values.contains(&field.value)
+        {
+            values.push(field.value.clone());
+        }
         if field.value != field.present {
             changes.insert(name.clone(), change(field));
         }
@@ -124,7 +130,10 @@ fn field(scorer: &Scorer, deal: &Deal, name: &str) -> Field {
         "expected_close_at" => FieldKind::Date,
         _ => kind(column, &present),
     };
-    let present = plain(&present, &kind);
+    let present = match column.map(|column| column.holds) {
+        Some(ColumnType::Boolean) => flag(&present),
+        _ => plain(&present, &kind),
+    };
     Field {
         name: format!("{PREFIX}{name}"),
         label: words::name(match name {
@@ -147,6 +156,7 @@ fn kind(column: Option<&Column>, present: &AttributeValue) -> FieldKind {
     };
     match (&column.treatment, column.holds) {
         (_, ColumnType::Date) => FieldKind::Date,
+        (_, ColumnType::Boolean) => FieldKind::Choice(vec!["true".into(), "false".into()]),
         (Treatment::Number(_), _) => FieldKind::Number,
         (Treatment::Category(category), _) => {
             let mut values: Vec<String> = (category.levels.iter())
@@ -160,6 +170,16 @@ fn kind(column: Option<&Column>, present: &AttributeValue) -> FieldKind {
             }
             FieldKind::Choice(values)
         }
+    }
+}
+
+/// A yes or no as an input has it, however the deal says it.
+fn flag(value: &AttributeValue) -> String {
+    let text = plain(value, &FieldKind::Text).trim().to_lowercase();
+    match text.as_str() {
+        "true" | "yes" | "y" | "1" | "t" => "true".into(),
+        "false" | "no" | "n" | "0" | "f" => "false".into(),
+        _ => text,
     }
 }
 

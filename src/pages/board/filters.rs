@@ -1,0 +1,147 @@
+//! Which deals and which days a board is about. It lives in the address.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+
+use super::super::links::Link;
+use crate::http::insights::scope;
+use crate::http::pipeline::{PERIOD_DAYS_MAX, period};
+use crate::http::query::Params;
+use crate::insight::period::{Period, Step, day_of};
+use crate::insight::{Scope, Survey};
+
+/// Values that a filter offers; of more, the address still takes each.
+const OFFERED_MAX: usize = 300;
+
+#[derive(Debug, Clone)]
+pub struct Filters {
+    pub scope: Scope,
+    pub period: Period,
+    pub step: Step,
+    pub presets: Vec<Preset>,
+    pub fields: Vec<Field>,
+}
+
+/// A period that is a click away.
+#[derive(Debug, Clone)]
+pub struct Preset {
+    pub label: &'static str,
+    pub href: String,
+    pub is_current: bool,
+}
+
+/// A filter with its choices.
+#[derive(Debug, Clone)]
+pub struct Field {
+    pub name: &'static str,
+    pub label: &'static str,
+    pub value: String,
+    pub choices: Vec<String>,
+}
+
+impl Filters {
+    pub fn read(params: &mut Params, now: Timestamp) -> Self {
+        let usual = Period::last_twelve_months(now);
+        let scope = scope(params);
+        let period = period(params, usual, PERIOD_DAYS_MAX);
+        let step = params.one_of("step").unwrap_or_default();
+        let mut filters = Self {
+            scope,
+            period,
+            step,
+            presets: Vec::new(),
+            fields: Vec::new(),
+        };
+        filters.presets = filters.presets(now);
+        filters
+    }
+
+    /// Fills in what can be chosen.
+    pub fn offer(&mut self, survey: &Survey) {
+        let mut found: [BTreeSet<&str>; 4] = Default::default();
+        for deal in survey.deals() {
+            let values = [&deal.pipeline, &deal.owner, &deal.team, &deal.source];
+            for (found, value) in found.iter_mut().zip(values) {
+                if let Some(value) = value.as_deref().filter(|_| found.len() < OFFERED_MAX) {
+                    found.insert(value);
+                }
+            }
+        }
+        let scope = &self.scope;
+        let names = [
+            ("pipeline", "Pipeline", &scope.pipeline),
+            ("owner", "Owner", &scope.owner),
+            ("team", "Team", &scope.team),
+            ("source", "Source", &scope.source),
+        ];
+        let fields = names
+            .into_iter()
+            .zip(found)
+            .map(|((name, label, value), mut found)| {
+                // What is chosen stays a choice, though no deal has it any more.
+                found.extend(value.as_deref());
+                Field {
+                    name,
+                    label,
+                    value: value.clone().unwrap_or_default(),
+                    choices: found.into_iter().map(str::to_owned).collect(),
+                }
+            });
+        let fields: Vec<Field> = fields.filter(|field| !field.choices.is_empty()).collect();
+        self.fields = fields;
+    }
+
+    /// The address of this board.
+    pub fn link(&self) -> Link {
+        let Scope {
+            pipeline,
+            owner,
+            team,
+            source,
+        } = &self.scope;
+        Link::to("/board")
+            .with_some("pipeline", pipeline.as_deref())
+            .with_some("owner", owner.as_deref())
+            .with_some("team", team.as_deref())
+            .with_some("source", source.as_deref())
+            .with("from", &self.period.from.to_string())
+            .with("to", &self.period.to.to_string())
+    }
+
+    /// The address of a table as a file.
+    pub fn csv(&self, table: &str) -> String {
+        self.link()
+            .with("format", "csv")
+            .with("table", table)
+            .href()
+    }
+
+    fn presets(&self, now: Timestamp) -> Vec<Preset> {
+        let today = day_of(now);
+        let quarter = Period::quarter(today);
+        let before = Period::quarters_before(quarter.from, 1);
+        let year = |from: Date, to: Date| Period { from, to };
+        let this_year = year(today.first_of_year(), today.last_of_year());
+        let month = year(today.first_of_month(), today.last_of_month());
+        let mut presets = vec![
+            ("Last 12 months", Period::last_twelve_months(now)),
+            ("This year", this_year),
+            ("This quarter", quarter),
+        ];
+        presets.extend(before.first().map(|before| ("Last quarter", *before)));
+        presets.push(("This month", month));
+        let presets = presets.into_iter().map(|(label, period)| Preset {
+            label,
+            is_current: period == self.period,
+            href: Self {
+                period,
+                ..self.clone()
+            }
+            .link()
+            .href(),
+        });
+        presets.collect()
+    }
+}

@@ -1,0 +1,342 @@
+//! `/board`: the pipeline as a manager looks at it. One page that can be printed for the meeting; each
+//! section shows the figures of one insight.
+
+mod filters;
+mod tables;
+
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+use askama::Template;
+use jiff::Timestamp;
+
+use self::filters::Filters;
+use super::charts::columns::{Column, columns};
+use super::charts::rows;
+use super::charts::scatter::{Point, PointKind, scatter};
+use super::format::{Days, Html, Moment, Money, Percent, Points, href};
+use super::layout::{self, Page, PageError, Place, Viewer};
+use super::{glossary, words};
+use crate::app::{App, now};
+use crate::domain::Currency;
+use crate::http::query::Params;
+use crate::insight::attention::{self, Misprioritized, misprioritized};
+use crate::insight::concentration::{Concentration, Grouping};
+use crate::insight::flow::StageFlow;
+use crate::insight::period::Step;
+use crate::insight::slipping::{Slipping, slipping};
+use crate::insight::stalled::{Stalled, StalledStage, stalled};
+use crate::insight::stats::{Estimated, Quartiles};
+use crate::insight::summary::{Segment, Summary, summary};
+use crate::insight::{DealRef, Scope, Survey};
+
+/// Rows of a list on the page; files have more.
+const ROWS_SHOWN: usize = 10;
+/// Dots of the picture of attention.
+const DOTS_MAX: usize = 400;
+
+#[derive(Template)]
+#[template(path = "board/board.html")]
+struct BoardPage {
+    page: Page,
+    filters: Filters,
+    show: Show,
+    summary: Summary,
+    series_chart: Option<Html>,
+    attention: Misprioritized,
+    attention_chart: Option<Html>,
+    stalled: Stalled,
+    slipping: Slipping,
+    funnels: Vec<Funnel>,
+    as_of: Moment,
+}
+
+/// The stages of a pipeline, first to last.
+struct Funnel {
+    pipeline: String,
+    /// Deals that entered the stage that most entered.
+    widest: usize,
+    /// The longest upper quartile of days.
+    longest: f64,
+    stages: Vec<StageFlow>,
+}
+
+/// A number, however many references a template has put before it.
+trait Number {
+    fn get(&self) -> f64;
+}
+
+impl Number for f64 {
+    fn get(&self) -> f64 {
+        *self
+    }
+}
+
+impl<N: Number> Number for &N {
+    fn get(&self) -> f64 {
+        (**self).get()
+    }
+}
+
+/// Figures as the templates write them.
+#[derive(Debug, Clone, Copy)]
+struct Show {
+    base: Currency,
+}
+
+impl Show {
+    fn money(&self, amount: impl Number) -> Money {
+        Money::new(amount.get().round(), self.base)
+    }
+
+    fn short(&self, amount: impl Number) -> Money {
+        Money::short(amount.get(), self.base)
+    }
+
+    fn percent(&self, share: impl Number) -> Percent {
+        Percent(share.get())
+    }
+
+    /// Lost probability as a fall.
+    fn fall(&self, lost: impl Number) -> Points {
+        Points(-lost.get())
+    }
+
+    fn days(&self, days: impl Number) -> Days {
+        Days(days.get().round())
+    }
+
+    fn range(&self, days: &Quartiles) -> String {
+        super::deal::range(days.lower, days.upper)
+    }
+
+    fn number(&self, number: impl Number) -> String {
+        super::format::grouped(number.get(), 2)
+    }
+
+    /// A rank, which ties may share.
+    fn rank(&self, rank: impl Number) -> String {
+        let rank = rank.get();
+        super::format::grouped(rank, usize::from(rank.fract() != 0.0))
+    }
+
+    fn deal(&self, deal: &DealRef) -> Html {
+        let mut html = Html::default();
+        let name = deal.name.as_deref().unwrap_or(&deal.id);
+        html.raw("<a href=\"")
+            .text(&href::deal(&deal.id))
+            .raw("\">");
+        html.text(name).raw("</a>");
+        let sub = [&deal.company, &deal.stage].into_iter().flatten();
+        let sub: Vec<&str> = sub.map(String::as_str).collect();
+        if !sub.is_empty() {
+            html.raw(r#"<span class="sub">"#)
+                .text(&sub.join(" · "))
+                .raw("</span>");
+        }
+        html
+    }
+
+    fn owner(&self, owner: &Option<String>) -> Html {
+        let mut html = Html::default();
+        match owner {
+            Some(owner) => html
+                .raw("<a href=\"")
+                .text(&href::queue(owner))
+                .raw("\">")
+                .text(owner)
+                .raw("</a>"),
+            None => html.raw(r#"<span class="muted">nobody</span>"#),
+        };
+        html
+    }
+
+    /// `62% (55% to 69%)`.
+    fn share(&self, share: &Estimated) -> Html {
+        let mut html = Html::default();
+        html.put(Percent(share.value))
+            .raw(r#" <span class="muted nowrap">("#)
+            .put(Percent(share.low))
+            .raw(" to ")
+            .put(Percent(share.high))
+            .raw(")</span>");
+        html
+    }
+}
+
+pub async fn board(
+    viewer: Viewer,
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, PageError> {
+    viewer.require_manager()?;
+    let now = now();
+    let mut params = Params::of(&request)?;
+    let mut filters = Filters::read(&mut params, now);
+    let table = params.text("table");
+    let is_csv = params.text("format").as_deref() == Some("csv");
+    params.finish_known()?;
+    let survey = app.book.survey().await?;
+    if is_csv {
+        let table = table.as_deref().unwrap_or_default();
+        return Ok(tables::file(&survey, &filters, table, now)?);
+    }
+    filters.offer(&survey);
+    let scope = &filters.scope;
+    let summary = summary(&survey, scope, filters.period, filters.step, now);
+    let funnels = funnels(&summary.stages);
+    layout::render(&BoardPage {
+        page: Page::new(&viewer, "Board", Place::Board),
+        show: Show {
+            base: survey.base_currency,
+        },
+        attention: misprioritized(&survey, scope, now, ROWS_SHOWN),
+        attention_chart: attention_chart(&survey, scope, now),
+        stalled: stalled(&survey, scope, now, ROWS_SHOWN),
+        slipping: slipping(&survey, scope, now, ROWS_SHOWN),
+        series_chart: series_chart(&summary, survey.base_currency),
+        summary,
+        funnels,
+        as_of: Moment(now),
+        filters,
+    })
+}
+
+fn funnels(stages: &[StageFlow]) -> Vec<Funnel> {
+    let mut funnels: Vec<Funnel> = Vec::new();
+    for stage in stages {
+        let pipeline = stage.pipeline.as_deref().unwrap_or("Without a pipeline");
+        if funnels.last().is_none_or(|last| last.pipeline != pipeline) {
+            funnels.push(Funnel {
+                pipeline: pipeline.to_owned(),
+                widest: 0,
+                longest: 0.0,
+                stages: Vec::new(),
+            });
+        }
+        if let Some(last) = funnels.last_mut() {
+            last.widest = last.widest.max(stage.entered);
+            let upper = stage.days.map_or(0.0, |days| days.upper);
+            last.longest = last.longest.max(upper);
+            last.stages.push(stage.clone());
+        }
+    }
+    funnels
+}
+
+impl BoardPage {
+    /// How long a stage may take, and who is beyond that.
+    fn limit(&self, stage: &StageFlow) -> Option<&StalledStage> {
+        let of = |limit: &&StalledStage| {
+            let benchmark = &limit.benchmark;
+            (&benchmark.pipeline, &benchmark.stage) == (&stage.pipeline, &stage.stage)
+        };
+        self.stalled.stages.iter().find(of)
+    }
+
+    fn segment_name(&self, by: &Segment) -> &'static str {
+        segment_name(*by)
+    }
+
+    fn groupings<'a>(&self, found: &'a Concentration) -> [(&'static str, &'a Grouping); 3] {
+        [
+            ("source", &found.source),
+            ("industry", &found.industry),
+            ("owner", &found.owner),
+        ]
+    }
+}
+
+/// What a segment is told by.
+fn segment_name(by: Segment) -> &'static str {
+    match by {
+        Segment::Pipeline => "pipeline",
+        Segment::Team => "team",
+        Segment::Source => "source",
+        Segment::Industry => "industry",
+        Segment::Amount => "amount",
+    }
+}
+
+fn series_chart(summary: &Summary, base: Currency) -> Option<Html> {
+    let format = match summary.step {
+        Step::Month => "%b %y",
+        Step::Quarter => "Q%q %y",
+    };
+    let steps: Vec<Column> = (summary.series.iter())
+        .map(|step| Column {
+            label: step_label(step.period.from, format),
+            won: step.won_value,
+            lost: step.lost_value,
+            won_deals: step.won,
+            lost_deals: step.lost,
+            win_rate: step.win_rate.map(|rate| rate.value),
+        })
+        .collect();
+    Some(columns(&steps, base.as_str())?.html())
+}
+
+fn step_label(from: jiff::civil::Date, format: &str) -> String {
+    let quarter = (from.month() + 2) / 3;
+    from.strftime(&format.replace("%q", &quarter.to_string()))
+        .to_string()
+}
+
+impl Funnel {
+    fn bar(&self, stage: &StageFlow) -> Html {
+        rows::funnel(stage.entered as f64 / self.widest.max(1) as f64)
+    }
+
+    fn days(&self, stage: &StageFlow) -> Html {
+        let mut html = Html::default();
+        if let Some(days) = &stage.days {
+            html.raw(rows::quartiles(days.lower, days.median, days.upper, self.longest).as_str());
+            html.raw(" ")
+                .text(&super::deal::range(days.lower, days.upper));
+            html.raw(r#"<span class="sub">half within "#)
+                .put(Days(days.median.round()))
+                .raw("</span>");
+        }
+        html
+    }
+}
+
+/// All deals with their two ranks; of very many, those that are out of order and the most valuable others.
+fn attention_chart(survey: &Survey, scope: &Scope, now: Timestamp) -> Option<Html> {
+    let gap = survey.settings.misprioritized_gap;
+    let queues = attention::queues(survey, scope, now);
+    let mut places: Vec<_> = queues
+        .values()
+        .flatten()
+        .filter(|place| place.of > 1)
+        .collect();
+    let is_out = |place: &attention::Place| place.is_neglected(gap) || place.is_overworked(gap);
+    places.sort_by(|a, b| {
+        let by_order = is_out(b).cmp(&is_out(a));
+        by_order.then_with(|| b.expected_value.total_cmp(&a.expected_value))
+    });
+    places.truncate(DOTS_MAX);
+    let highest = places
+        .iter()
+        .map(|place| place.expected_value)
+        .fold(0.0, f64::max);
+    let points: Vec<Point> = (places.iter())
+        .map(|place| {
+            let share = |rank: f64| (place.of as f64 - rank) / (place.of - 1) as f64;
+            let name = place.deal.name.as_deref().unwrap_or(place.deal.id.as_str());
+            let value = Money::new(place.expected_value.round(), survey.base_currency);
+            Point {
+                attention: share(place.attention_rank),
+                value: share(place.value_rank),
+                kind: match () {
+                    () if place.is_neglected(gap) => PointKind::Neglected,
+                    () if place.is_overworked(gap) => PointKind::Overworked,
+                    () => PointKind::InOrder,
+                },
+                text: format!("{name}: {}", value.text()),
+                href: href::deal(place.deal.id.as_str()),
+                weight: place.expected_value / highest.max(f64::MIN_POSITIVE),
+            }
+        })
+        .collect();
+    Some(scatter(&points, gap)?.html())
+}
