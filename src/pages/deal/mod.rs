@@ -90,12 +90,12 @@ pub async fn deal(
 ) -> Result<HttpResponse, PageError> {
     let id = segment(&request).await?;
     let id = DealId::new(&id).map_err(|reason| Error::invalid("id", reason))?;
-    let known = app
-        .book
-        .deal(&id)
-        .await
-        .map_err(|error| hidden(&viewer, error))?;
-    viewer.require_owner(known.deal.owner.as_deref())?;
+    let known = app.book.deal(&id).await?;
+    if viewer.require_owner(known.deal.owner.as_deref()).is_err() {
+        // Who may not see a deal is not told that it is there.
+        let (kind, id) = ("deal", id.to_string());
+        return Err(Error::NotFound { kind, id }.into());
+    }
     let mut params = Params::of(&request)?;
     if let Some(format) = params.text("format") {
         let table = params.text("table");
@@ -164,14 +164,6 @@ pub async fn deal(
             now,
         }),
     })
-}
-
-/// Who may not see all deals is not told which there are.
-fn hidden(viewer: &Viewer, error: Error) -> PageError {
-    match error {
-        Error::NotFound { .. } if !viewer.is_manager() => PageError::not_yours(),
-        error => error.into(),
-    }
 }
 
 fn title(deal: &Deal) -> String {
