@@ -6,10 +6,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::pipeline;
 use super::problem::{Problem, ProblemDocument};
 use super::query::Params;
 use crate::app::{App, now};
 use crate::insight::attention::{Misprioritized, misprioritized};
+use crate::insight::period::Period;
+use crate::insight::reps::{Reps, reps};
 use crate::insight::slipping::{Slipping, slipping};
 use crate::insight::stalled::{Stalled, stalled};
 use crate::insight::{Note, Scope, Survey};
@@ -118,6 +121,36 @@ pub async fn read_stalled(app: Data<App>, request: HttpRequest) -> Result<HttpRe
     ))]
 pub async fn read_slipping(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     list(&app, &request, slipping).await
+}
+
+/// Where coaching helps
+///
+/// Each rep's conversion by stage and win rate, drawn towards the team's as far as few deals say little; a
+/// slump only where it is more than luck; and the stage in which most could be gained. By name: there is
+/// no order of people.
+#[utoipa::path(get, path = "/v1/insights/reps", operation_id = "readReps", tag = "insights",
+    params(
+        ("pipeline" = Option<String>, Query), ("owner" = Option<String>, Query),
+        ("team" = Option<String>, Query), ("source" = Option<String>, Query),
+        ("from" = Option<String>, Query, format = Date, description = "first day of the period, in UTC; without both, the present month and the eleven before it"),
+        ("to" = Option<String>, Query, format = Date, description = "last day of the period"),
+    ),
+    responses(
+        (status = 200, body = Answer<Reps>),
+        (status = "4XX", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, body = ProblemDocument, content_type = "application/problem+json"),
+    ))]
+pub async fn read_reps(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let at = now();
+    let mut params = Params::of(&request)?;
+    let scope = scope(&mut params);
+    let usual = Period::last_twelve_months(at);
+    let period = pipeline::period(&mut params, usual, pipeline::PERIOD_DAYS_MAX);
+    params.finish()?;
+    let survey = app.book.survey().await?;
+    let found = reps(&survey, &scope, period, at);
+    let notes = found.notes.clone();
+    Ok(HttpResponse::Ok().json(Answer::noted(&survey, notes, found, at)))
 }
 
 async fn list<T: Serialize>(

@@ -239,6 +239,18 @@ fn insight_routes(config: &mut ServiceConfig) {
         .service(resource(
             "/v1/pipeline/summary",
             [(M::GET, web::to(pipeline::read_summary))],
+        ))
+        .service(resource(
+            "/v1/pipeline/coverage",
+            [(M::GET, web::to(pipeline::read_coverage))],
+        ))
+        .service(resource(
+            "/v1/pipeline/forecast",
+            [(M::GET, web::to(pipeline::read_forecast))],
+        ))
+        .service(resource(
+            "/v1/insights/reps",
+            [(M::GET, web::to(insights::read_reps))],
         ));
 }
 

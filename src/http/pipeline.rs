@@ -8,11 +8,17 @@ use super::insights::{Answer, scope};
 use super::problem::{Problem, ProblemDocument};
 use super::query::Params;
 use crate::app::{App, now};
-use crate::insight::period::{Period, Step};
+use crate::insight::coverage::{Asked, Coverage, coverage};
+use crate::insight::forecast::{Forecast, forecast};
+use crate::insight::period::{Period, Step, day_of};
 use crate::insight::summary::{Summary, summary};
 
 /// Longest period that can be asked for, in days: 20 years.
 pub(crate) const PERIOD_DAYS_MAX: i64 = 20 * 366;
+/// Longest period that is forecast, in days: two years.
+pub(crate) const FORECAST_DAYS_MAX: i64 = 2 * 366;
+/// Largest target, in the base currency: as large as the largest amount.
+const TARGET_MAX: f64 = 1e15;
 
 /// The key metrics of a pipeline
 ///
@@ -42,6 +48,85 @@ pub async fn read_summary(app: Data<App>, request: HttpRequest) -> Result<HttpRe
     let found = summary(&survey, &scope, period, step, at);
     let notes = found.notes.clone();
     Ok(HttpResponse::Ok().json(Answer::noted(&survey, notes, found, at)))
+}
+
+/// Whether there are enough deals for a target
+///
+/// Prospects needed at the present win rate, on average and with a chosen confidence, with the formulas and
+/// their figures; what is open and expected against what is missing; and how many deals a rep handles.
+#[utoipa::path(get, path = "/v1/pipeline/coverage", operation_id = "readCoverage", tag = "pipeline",
+    params(
+        ("pipeline" = Option<String>, Query), ("owner" = Option<String>, Query),
+        ("team" = Option<String>, Query), ("source" = Option<String>, Query),
+        ("from" = Option<String>, Query, format = Date, description = "first day of the period, in UTC; without both, the present quarter"),
+        ("to" = Option<String>, Query, format = Date, description = "last day of the period"),
+        ("target" = Option<f64>, Query, description = "won value asked of the period, in the base currency; else `insight.target_per_quarter` in proportion to days, 0 for none"),
+        ("confidence" = Option<f64>, Query, description = "0.5 to below 1; else `insight.coverage_confidence`"),
+    ),
+    responses(
+        (status = 200, body = Answer<Coverage>),
+        (status = "4XX", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, body = ProblemDocument, content_type = "application/problem+json"),
+    ))]
+pub async fn read_coverage(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let at = now();
+    let mut params = Params::of(&request)?;
+    let scope = scope(&mut params);
+    let period = period(&mut params, Period::quarter(day_of(at)), FORECAST_DAYS_MAX);
+    let target = target(&mut params);
+    let confidence: Option<f64> = params.parsed("confidence", "a number");
+    if confidence.is_some_and(|confidence| !(0.5..1.0).contains(&confidence)) {
+        params.refuse("confidence", "is at least 0.5 and below 1");
+    }
+    params.finish()?;
+    let survey = app.book.survey().await?;
+    let asked = Asked {
+        period,
+        target,
+        confidence,
+    };
+    let found = coverage(&survey, &scope, asked, at);
+    let notes = found.notes.clone();
+    Ok(HttpResponse::Ok().json(Answer::noted(&survey, notes, found, at)))
+}
+
+/// What will be won in a period
+///
+/// What is won already, what open deals will bring and what deals to come will bring, each as a
+/// distribution and against a target; the same by week; and how forecasts of past quarters did.
+#[utoipa::path(get, path = "/v1/pipeline/forecast", operation_id = "readForecast", tag = "pipeline",
+    params(
+        ("pipeline" = Option<String>, Query), ("owner" = Option<String>, Query),
+        ("team" = Option<String>, Query), ("source" = Option<String>, Query),
+        ("from" = Option<String>, Query, format = Date, description = "first day of the period, in UTC; without both, the present quarter"),
+        ("to" = Option<String>, Query, format = Date, description = "last day of the period"),
+        ("target" = Option<f64>, Query, description = "won value asked of the period, in the base currency; else `insight.target_per_quarter` in proportion to days, 0 for none"),
+    ),
+    responses(
+        (status = 200, body = Answer<Forecast>),
+        (status = "4XX", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, body = ProblemDocument, content_type = "application/problem+json"),
+    ))]
+pub async fn read_forecast(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let at = now();
+    let mut params = Params::of(&request)?;
+    let scope = scope(&mut params);
+    let period = period(&mut params, Period::quarter(day_of(at)), FORECAST_DAYS_MAX);
+    let target = target(&mut params);
+    params.finish()?;
+    let survey = app.book.survey().await?;
+    let found = forecast(&survey, &scope, period, target, at);
+    let notes = found.notes.clone();
+    Ok(HttpResponse::Ok().json(Answer::noted(&survey, notes, found, at)))
+}
+
+/// Takes the target.
+pub(crate) fn target(params: &mut Params) -> Option<f64> {
+    let target: Option<f64> = params.parsed("target", "a number");
+    if target.is_some_and(|target| !(0.0..=TARGET_MAX).contains(&target)) {
+        params.refuse("target", format!("is 0 to {TARGET_MAX}"));
+    }
+    target
 }
 
 /// Takes the days of a period. With one end given the other is that of `usual`, if that makes a period.

@@ -8,6 +8,7 @@ use jiff::{SignedDuration, Timestamp};
 use rust_decimal::prelude::ToPrimitive;
 
 use super::InsightSettings;
+use super::period::{Period, day_of};
 use crate::domain::{AttributeValue, Currency, Deal, DealId, Exchange, Outcome, Snapshot};
 use crate::scoring::{Grade, Scorer};
 
@@ -57,6 +58,9 @@ pub struct DealFacts {
     pub standing: Option<Standing>,
     /// What the present model would have said earlier.
     pub past: Past,
+    /// What it would have said at the beginnings of the last four quarters, where the deal was open then;
+    /// also of deals that are closed by now. Oldest first.
+    pub quarters: Vec<QuarterStart>,
 }
 
 /// A stay in a stage.
@@ -106,6 +110,16 @@ pub struct Past {
     pub at_stage_entry: Option<f64>,
     /// Just before the expected close was last pushed.
     pub before_last_push: Option<f64>,
+}
+
+/// An open deal as it was when a quarter began.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QuarterStart {
+    pub at: Timestamp,
+    /// By the present model, which may have learned from how the deal ended.
+    pub win_probability: f64,
+    /// The amount of then, in the base currency at the rate of then.
+    pub base_amount: Option<f64>,
 }
 
 /// Texts that many deals have in common, each kept once.
@@ -193,6 +207,7 @@ impl DealFacts {
             priority: shared(&deal.priority),
             standing: standing.map(|(standing, _)| standing),
             past,
+            quarters: quarters(deal, lens),
             owner,
         }
     }
@@ -328,6 +343,30 @@ fn pushes(deal: &Deal, until: Timestamp) -> Vec<Push> {
         days: days_between(pair[0].1, pair[1].1),
     });
     moves.filter(|push| push.days > 0.0).collect()
+}
+
+/// How many quarters' forecasts are looked at again.
+pub(super) const QUARTERS: usize = 4;
+
+fn quarters(deal: &Deal, lens: &Lens) -> Vec<QuarterStart> {
+    let (Some(scorer), Some(created_at)) = (lens.scorer, deal.created_at) else {
+        return Vec::new();
+    };
+    let starts = Period::quarters_before(day_of(lens.now), QUARTERS).into_iter();
+    let was_open = |at: &Timestamp| {
+        created_at < *at && deal.closed_at.is_none_or(|closed_at| closed_at >= *at)
+    };
+    let starts = starts.rev().map(|quarter| quarter.span().begin);
+    let known = starts.filter(was_open).map(|at| {
+        let then = Snapshot::at(deal, at);
+        let base = |amount| lens.exchange.to_base(amount, then.currency(), day_of(at));
+        QuarterStart {
+            at,
+            win_probability: scorer.win_probability(&then).get(),
+            base_amount: then.amount().and_then(base),
+        }
+    });
+    known.collect()
 }
 
 fn past(

@@ -12,7 +12,7 @@ pub fn now() -> Timestamp {
     "2026-10-01T12:00:00Z".parse().unwrap()
 }
 
-fn days(days: f64) -> SignedDuration {
+pub fn days(days: f64) -> SignedDuration {
     SignedDuration::from_secs_f64(days * 86_400.0)
 }
 
@@ -52,6 +52,7 @@ pub fn deal(id: &str, win_probability: f64, amount: f64) -> DealFacts {
             expected_value: Some(win_probability * amount),
         }),
         past: Past::default(),
+        quarters: Vec::new(),
     }
 }
 
