@@ -425,7 +425,7 @@ mod tests {
         let of_open: Vec<bool> = found
             .weeks
             .iter()
-            .map(|week| week.sum.mean > 200_000.0)
+            .map(|week| week.sum.mean > 100_000.0)
             .collect();
         assert_eq!(of_open[..4], [false, false, true, true]);
         assert_eq!(found.weeks.len(), 14);
