@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::service::{Service, deal};
 
-fn sample() -> (String, Vec<Value>) {
+pub fn sample() -> (String, Vec<Value>) {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("data");
     let file = std::fs::File::open(folder.join("deals.ndjson.gz")).unwrap();
     let mut lines = String::new();
@@ -48,7 +48,7 @@ fn stays(deal: &Value) -> Vec<(String, Timestamp, Option<Timestamp>)> {
 }
 
 /// As NumPy has it.
-fn quantile(values: &[f64], q: f64) -> f64 {
+pub fn quantile(values: &[f64], q: f64) -> f64 {
     let place = q * (values.len() - 1) as f64;
     let (below, share) = (place as usize, place.fract());
     let above = values[(below + 1).min(values.len() - 1)];

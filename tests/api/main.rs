@@ -17,6 +17,7 @@ mod outbound;
 mod over_time;
 mod pages;
 mod parity;
+mod pipeline;
 mod quality;
 mod recalibration;
 mod receiver;
