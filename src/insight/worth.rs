@@ -26,7 +26,7 @@ pub fn log_odds(probability: f64) -> f64 {
 /// The sum of what deals bring, each its amount if it is won and nothing if it is lost.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Worth {
-    /// The sum of probability times amount.
+    /// The sum of the expected values.
     pub mean: f64,
     /// The sum of the amounts: more cannot be won.
     pub most: f64,
@@ -37,9 +37,10 @@ pub struct Worth {
 }
 
 impl Worth {
+    /// The expected value is that of the score, which is rounded, so that all sums of it are the same.
     pub fn add(&mut self, standing: &Standing, amount: f64) {
         let p = standing.win_probability;
-        self.mean += p * amount;
+        self.mean += standing.expected_value.unwrap_or(p * amount);
         self.most += amount;
         self.outcomes += p * (1.0 - p) * amount * amount;
         self.common += p * (1.0 - p) * amount * COMMON_SHARE.sqrt() * standing.log_odds_spread();
@@ -76,6 +77,7 @@ mod tests {
             win_probability: 0.5,
             low: 1.0 - end,
             high: end,
+            expected_value: None,
             ..samples::deal("a", 0.5, 100.0).standing.unwrap()
         };
         assert!((standing.log_odds_spread() - 1.0).abs() < 1e-12);

@@ -269,11 +269,11 @@ async fn expected_values_are_those_of_the_ranking() {
         .iter()
         .map(|row| {
             let number = |value: &Value| value.as_f64().unwrap();
-            let source = ["h", row["deal"]["owner"].as_str().unwrap()];
+            let owner = row["deal"]["owner"].as_str().unwrap().to_owned();
             (
                 number(&row["score"]["expected_value"]),
                 number(&row["score"]["win_probability"]),
-                source[1].to_owned(),
+                owner,
             )
         })
         .collect();
