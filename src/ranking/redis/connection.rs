@@ -105,7 +105,10 @@ impl ConnectionLike for Connection {
     ) -> RedisFuture<'a, Vec<Value>> {
         match self {
             Self::Single(connection) => connection.req_packed_commands(pipeline, offset, count),
-            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(connection) => match pipeline.is_transaction() {
+                true => connection.req_packed_commands(pipeline, offset, count),
+                false => Box::pin(one_by_one(connection, pipeline)),
+            },
         }
     }
 
@@ -115,6 +118,21 @@ impl ConnectionLike for Connection {
             Self::Cluster(connection) => connection.get_db(),
         }
     }
+}
+
+/// The answers to commands that are sent each by itself. While a slot moves some of its keys are on one
+/// node and some on another. A pipeline is sent whole to the one, and where a key is not there any more,
+/// whole to the other: what it changed on the first it changes on the second too, where the same key
+/// then stands in the way of the one that moves.
+async fn one_by_one(
+    connection: &mut ClusterConnection,
+    pipeline: &Pipeline,
+) -> RedisResult<Vec<Value>> {
+    let mut answers = Vec::with_capacity(pipeline.len());
+    for command in pipeline.cmd_iter() {
+        answers.push(connection.req_packed_command(command).await?);
+    }
+    Ok(answers)
 }
 
 /// Addresses may carry a password.

@@ -34,6 +34,13 @@ pub(crate) struct RedisDraft {
     sizes: BTreeMap<String, u64>,
 }
 
+/// What becomes of one ranking.
+#[derive(Debug, Default)]
+struct Amended<'a> {
+    placed: Vec<(f64, &'a str)>,
+    left: Vec<&'a str>,
+}
+
 impl RedisDraft {
     pub(super) async fn begin(
         mut connection: Connection,
@@ -90,30 +97,41 @@ impl RedisDraft {
             .into_iter()
             .map(|member| (member.deal_id.clone(), member))
             .collect();
-        let mut pipe = redis::pipe();
-        self.keep_alive(&mut pipe);
+        let mut amended: BTreeMap<String, Amended> = BTreeMap::new();
         for id in deal_ids {
             let before = self.members.remove(id);
             let after = after.remove(id);
             let had: HashSet<String> = before.iter().flat_map(View::with).map(name).collect();
             for (name, rank) in moves(before.as_ref(), after.as_ref()) {
-                let ranking = self.keys.ranking(&self.epoch, &name);
                 let size = self.sizes.entry(name.clone()).or_default();
+                let was_there = u64::from(had.contains(&name));
+                let ranking = amended.entry(name).or_default();
                 match rank {
                     Some(rank) => {
-                        *size += u64::from(!had.contains(&name));
-                        pipe.hset(self.keys.sizes(&self.epoch), &name, *size)
-                            .ignore();
-                        pipe.zadd(ranking, id.as_str(), rank).ignore();
+                        *size += 1 - was_there;
+                        ranking.placed.push((rank, id.as_str()));
                     }
                     None => {
-                        *size -= u64::from(had.contains(&name));
-                        pipe.zrem(ranking, id.as_str()).ignore();
+                        *size -= was_there;
+                        ranking.left.push(id.as_str());
                     }
                 }
             }
             self.members
                 .extend(after.map(|member| (id.clone(), member)));
+        }
+        let mut pipe = redis::pipe();
+        self.keep_alive(&mut pipe);
+        for (name, Amended { placed, left }) in &amended {
+            let ranking = self.keys.ranking(&self.epoch, name);
+            pipe.hset(self.keys.sizes(&self.epoch), name, self.sizes[name])
+                .ignore();
+            if !placed.is_empty() {
+                pipe.zadd_multiple(&ranking, placed).ignore();
+            }
+            if !left.is_empty() {
+                pipe.zrem(&ranking, left).ignore();
+            }
         }
         pipe.exec_async(&mut self.connection).await
     }
