@@ -1,5 +1,6 @@
 //! What was acknowledged stays, however the service or its PostgreSQL ends: both are killed at random
-//! moments under load, and what is there afterwards is compared with what was answered.
+//! moments under load of writes, events and webhooks, and what is there afterwards is compared with what
+//! was answered.
 //!
 //! `DEALRANK_TEST_KILLS=100 cargo test --test api durability:: -- --nocapture` is the long form, also with
 //! `DEALRANK_TEST_STORE=postgres`; a handful of kills otherwise.
@@ -16,11 +17,13 @@ use dealrank::store::Which;
 use jiff::{SignedDuration, Timestamp};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::json;
 
+use crate::senders::{self, signed_as_standard};
 use crate::servers::Postgres;
 use crate::service::{self, Service};
+use crate::webhooks::settled;
 use crate::world::rng;
 
 const KILLS: usize = 4;
@@ -53,10 +56,22 @@ struct Known {
     is_there: bool,
     /// The amount of the last write that was acknowledged, and those of later ones that may have been.
     amounts: BTreeSet<u64>,
-    /// The numbers of acknowledged events.
+    /// The numbers of acknowledged events and webhooks.
     events: BTreeSet<u64>,
-    /// An event that nobody heard of again: it is sent once more.
+    /// The webhooks among them: they are kept when they are answered, and applied afterwards.
+    webhooks: BTreeSet<u64>,
+    /// An event, and a webhook, that nobody heard of again: it is sent once more.
     unsure_event: Option<u64>,
+    unsure_webhook: Option<u64>,
+}
+
+/// What is written of a deal, with its number.
+#[derive(Clone, Copy)]
+enum Write {
+    Put(u64),
+    Patch(u64),
+    Event(u64),
+    Webhook(u64),
 }
 
 impl Writer {
@@ -66,7 +81,9 @@ impl Writer {
             is_there: false,
             amounts: BTreeSet::new(),
             events: BTreeSet::new(),
+            webhooks: BTreeSet::new(),
             unsure_event: None,
+            unsure_webhook: None,
         };
         Self {
             deals: (0..DEALS_OF_WRITER).map(known).collect(),
@@ -84,10 +101,8 @@ impl Writer {
         while !stop.load(Ordering::Relaxed) {
             self.number += 1;
             let deal = self.rng.random_range(0..self.deals.len());
-            let kind = self.rng.random_range(0..4);
-            let is_acknowledged = self.deals[deal]
-                .write(&client, base, kind, self.number)
-                .await;
+            let write = self.deals[deal].choose(&mut self.rng, self.number);
+            let is_acknowledged = self.deals[deal].write(&client, base, write).await;
             if is_acknowledged {
                 self.acknowledged += 1;
                 if std::mem::take(&mut has_failed) {
@@ -103,31 +118,58 @@ impl Writer {
 }
 
 impl Known {
-    /// Whether the write was acknowledged. What was not may have happened or not.
-    async fn write(&mut self, client: &Client, base: &str, kind: u8, number: u64) -> bool {
-        let path = format!("{base}/v1/deals/{}", self.id);
-        let (method, path, body, event) = match kind {
-            0 | 1 if self.is_there => {
-                // Sent again it says something else, so that it shows if it is applied twice.
-                let activity = self.unsure_event.map_or("call", |_| "email");
-                let number = self.unsure_event.unwrap_or(number);
-                let body = json!({"id": format!("{}-{number}", self.id), "type": "activity",
-                    "kind": activity, "at": moment(number)});
-                (Method::POST, format!("{path}/events"), body, Some(number))
-            }
-            2 if self.is_there => (Method::PATCH, path, json!({ "amount": number }), None),
-            _ => {
-                let mut deal = service::deal(&self.id);
-                deal["amount"] = json!(number);
-                (Method::PUT, path, deal, None)
-            }
-        };
-        match event {
-            Some(event) => self.unsure_event = Some(event),
-            None => drop(self.amounts.insert(number)),
+    /// What to write next. What nobody heard of again comes first of its kind.
+    fn choose(&self, rng: &mut ChaCha8Rng, number: u64) -> Write {
+        match rng.random_range(0..6) {
+            0 | 1 if self.is_there => Write::Event(self.unsure_event.unwrap_or(number)),
+            2 | 3 if self.is_there => Write::Webhook(self.unsure_webhook.unwrap_or(number)),
+            4 if self.is_there => Write::Patch(number),
+            _ => Write::Put(number),
         }
-        let answer = client.request(method, path).json(&body).send().await;
-        let Ok(answer) = answer else { return false };
+    }
+
+    fn request(&self, client: &Client, base: &str, write: Write) -> RequestBuilder {
+        let deal = format!("{base}/v1/deals/{}", self.id);
+        // Sent again it says something else, so that it shows if it is applied twice.
+        let activity = |number, unsure: Option<u64>| {
+            let kind = unsure.map_or("call", |_| "email");
+            json!({"type": "activity", "kind": kind, "at": moment(number)})
+        };
+        match write {
+            Write::Put(number) => {
+                let mut document = service::deal(&self.id);
+                document["amount"] = json!(number);
+                client.put(deal).json(&document)
+            }
+            Write::Patch(number) => client.patch(deal).json(&json!({ "amount": number })),
+            Write::Event(number) => {
+                let mut event = activity(number, self.unsure_event);
+                event["id"] = json!(format!("{}-{number}", self.id));
+                client.post(format!("{deal}/events")).json(&event)
+            }
+            Write::Webhook(number) => {
+                let event = activity(number, self.unsure_webhook);
+                let body = json!({"type": "deal.events", "timestamp": moment(number),
+                    "data": {"deal_id": self.id, "events": [event]}});
+                let body = body.to_string();
+                let request = client.post(format!("{base}/v1/webhooks/standard"));
+                let id = format!("{}-{number}", self.id);
+                signed_as_standard(request, &id, body.as_bytes()).body(body)
+            }
+        }
+    }
+
+    /// Whether the write was acknowledged. What was not may have happened or not.
+    async fn write(&mut self, client: &Client, base: &str, write: Write) -> bool {
+        let request = self.request(client, base, write);
+        match write {
+            Write::Put(number) | Write::Patch(number) => drop(self.amounts.insert(number)),
+            Write::Event(number) => self.unsure_event = Some(number),
+            Write::Webhook(number) => self.unsure_webhook = Some(number),
+        }
+        let Ok(answer) = request.send().await else {
+            return false;
+        };
         if !answer.status().is_success() {
             let status = answer.status();
             let problem = service::answer(answer).await;
@@ -135,21 +177,27 @@ impl Known {
             assert_eq!(problem.problem(503), "store_away");
             return false;
         }
-        match event {
-            Some(event) => {
-                self.events.insert(event);
-                self.unsure_event = None;
-            }
-            None => {
+        match write {
+            Write::Put(number) | Write::Patch(number) => {
                 self.is_there = true;
                 self.amounts = BTreeSet::from([number]);
+            }
+            Write::Event(number) => {
+                self.events.insert(number);
+                self.unsure_event = None;
+            }
+            Write::Webhook(number) => {
+                self.events.insert(number);
+                self.webhooks.insert(number);
+                self.unsure_webhook = None;
             }
         }
         true
     }
 
-    /// Nothing that was acknowledged is missing, and nothing is there twice.
-    async fn compare(&mut self, service: &Service) {
+    /// Nothing that was acknowledged is missing, and nothing is there twice. Until all webhooks are
+    /// applied, some may be missing.
+    async fn compare(&mut self, service: &Service, is_settled: bool) {
         let answer = service.get(&format!("/v1/deals/{}", self.id)).await;
         if answer.status == StatusCode::NOT_FOUND {
             assert!(!self.is_there, "{} is lost", self.id);
@@ -177,8 +225,14 @@ impl Known {
             *found_events.entry(at).or_default() += 1;
         }
         assert!(found_events.values().all(|count| *count == 1), "{found}");
-        if let Some(unsure) = self.unsure_event {
+        for unsure in [self.unsure_event, self.unsure_webhook]
+            .into_iter()
+            .flatten()
+        {
             found_events.remove(&moment(unsure));
+        }
+        for webhook in self.webhooks.iter().filter(|_| !is_settled) {
+            found_events.entry(moment(*webhook)).or_default();
         }
         let expected: Vec<Timestamp> = self.events.iter().map(|number| moment(*number)).collect();
         let found_events: Vec<Timestamp> = found_events.into_keys().collect();
@@ -237,11 +291,27 @@ async fn compare_ranking(service: &Service) {
     assert!(values.is_sorted_by(|a, b| a >= b), "{values:?}");
 }
 
-async fn compare(service: &Service, writers: &mut [Writer]) {
+async fn compare(service: &Service, writers: &mut [Writer], is_settled: bool) {
     for known in writers.iter_mut().flat_map(|writer| &mut writer.deals) {
-        known.compare(service).await;
+        known.compare(service, is_settled).await;
     }
     compare_ranking(service).await;
+}
+
+/// At the end: what was kept of webhooks is applied, each once. Tells how much was acknowledged.
+async fn compare_at_last(service: &Service, writers: &mut [Writer]) -> String {
+    settled(service).await;
+    compare(service, writers, true).await;
+    let deals = || writers.iter().flat_map(|writer| &writer.deals);
+    let webhooks: usize = deals().map(|known| known.webhooks.len()).sum();
+    let unsure = deals().filter(|known| known.unsure_webhook.is_some());
+    let most = webhooks + unsure.count();
+    let applied = "SELECT count(*) FROM events WHERE cause = 'webhook'";
+    let applied = service.store().count(applied).await;
+    assert!((webhooks..=most).contains(&(applied as usize)), "{applied}");
+    let acknowledged: u64 = writers.iter().map(|writer| writer.acknowledged).sum();
+    assert!(webhooks > 0 && acknowledged > webhooks as u64);
+    format!("{acknowledged} writes acknowledged, {webhooks} of them webhooks: 0 lost, 0 twice")
 }
 
 /// Lets all writers write at `base` while `meanwhile` happens; it tells them when to stop.
@@ -271,7 +341,7 @@ async fn under_load(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_that_is_killed_loses_nothing_and_does_nothing_twice() {
-    let mut service = Service::start();
+    let mut service = Service::with_settings(&senders::settings());
     service.train().await;
     let mut writers: Vec<Writer> = (0..WRITERS).map(Writer::new).collect();
     let mut rng = rng(41);
@@ -287,19 +357,16 @@ async fn a_service_that_is_killed_loses_nothing_and_does_nothing_twice() {
             slowest = slowest.max(killed_at.elapsed());
         })
         .await;
-        compare(&service, &mut writers).await;
+        compare(&service, &mut writers, false).await;
     }
-    let acknowledged: u64 = writers.iter().map(|writer| writer.acknowledged).sum();
-    assert!(acknowledged > 0);
-    println!(
-        "{kills} kills, {acknowledged} writes acknowledged: 0 lost, 0 twice; back after {slowest:?} at most"
-    );
+    let told = compare_at_last(&service, &mut writers).await;
+    println!("{kills} kills, {told}; back after {slowest:?} at most");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shared_store_that_is_killed_loses_nothing_and_is_away_no_longer_than_it_is() {
     let mut postgres = Postgres::start();
-    let service = Service::on(postgres.new_store());
+    let service = Service::on(postgres.new_store(), &senders::settings());
     service.train().await;
     let mut writers: Vec<Writer> = (0..WRITERS).map(Writer::new).collect();
     let mut rng = rng(42);
@@ -333,11 +400,11 @@ async fn shared_store_that_is_killed_loses_nothing_and_is_away_no_longer_than_it
                 slowest = slowest.max(at.saturating_duration_since(back_at));
             }
         }
-        compare(&service, &mut writers).await;
+        compare(&service, &mut writers, false).await;
     }
-    let acknowledged: u64 = writers.iter().map(|writer| writer.acknowledged).sum();
+    let told = compare_at_last(&service, &mut writers).await;
     println!(
-        "PostgreSQL killed {kills} times, {acknowledged} writes acknowledged: 0 lost, 0 twice; written again {slowest:?} after it was back"
+        "PostgreSQL killed {kills} times, {told}; written again {slowest:?} after it was back"
     );
 }
 

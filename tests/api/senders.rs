@@ -89,18 +89,20 @@ pub fn delivery(service: &Service, source: Source, body: &[u8]) -> RequestBuilde
         Source::Attio => request
             .header("attio-signature", hex(&mac(ATTIO.as_bytes(), &[body])))
             .header("idempotency-key", hex(&mac(b"", &[body]))),
-        Source::Standard => {
-            let key: Key = STANDARD_KEY.parse().unwrap();
-            let id = hex(&mac(b"", &[body]));
-            let signature = key.sign(&id, now.as_second(), body);
-            request
-                .header("webhook-id", id)
-                .header("webhook-timestamp", seconds)
-                .header("webhook-signature", signature)
-        }
+        Source::Standard => signed_as_standard(request, &hex(&mac(b"", &[body])), body),
         Source::Zoho | Source::Odoo | Source::Salesforce => request,
     };
     request.body(body.to_vec())
+}
+
+/// As a Standard Webhook under an id, which is the same however often it is delivered.
+pub fn signed_as_standard(request: RequestBuilder, id: &str, body: &[u8]) -> RequestBuilder {
+    let key: Key = STANDARD_KEY.parse().unwrap();
+    let now = Timestamp::now().as_second();
+    request
+        .header("webhook-id", id)
+        .header("webhook-timestamp", now.to_string())
+        .header("webhook-signature", key.sign(id, now, body))
 }
 
 pub async fn send(service: &Service, source: Source, body: &[u8]) -> Answer {

@@ -96,8 +96,9 @@ impl Service {
     }
 
     /// On a store of the test's own.
-    pub fn on(store: TestStore) -> Self {
+    pub fn on(store: TestStore, toml: &str) -> Self {
         let dir = TempDir::new().unwrap();
+        std::fs::write(dir.path().join("dealrank.toml"), toml).unwrap();
         store.belong_to(dir.path());
         Self::in_dir(dir)
     }
