@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::access::{Access, Exposure};
 use crate::book::{Book, BookSettings, Cache};
 use crate::config::Config;
+use crate::crm::Crm;
 use crate::error::{Error, Result};
 use crate::inbound::Inbound;
 use crate::jobs::Jobs;
@@ -54,16 +55,18 @@ impl App {
         let store_lock = lock_store(&config)?;
         let (uploads_dir, uploads_lock) = own_uploads_dir(&config)?;
         clear(&uploads_dir)?;
-        let book = open_book(&config).await?;
+        let book = open_book_with(&config, settings(&config), Accelerator::memory).await?;
         let gone = uploads_lock.as_ref().and_then(DirLock::signature);
         let jobs = Jobs::start(book.clone(), &config, gone.as_deref()).await?;
         if let Some(lock) = &uploads_lock {
             lock.sign(jobs.node());
         }
         let access = Access::new(book.store().clone(), config.access.clone(), exposure);
-        let outbound = Outbound::start(&book, &config, jobs.leading()).await?;
+        // One client of each CRM: what is read and what is written keep to one rate limit.
+        let crms = Crm::all(&config.crm)?;
+        let outbound = Outbound::start(&book, &config, &crms, jobs.leading()).await?;
         book.begin_survey();
-        let inbound = Inbound::start(book.clone(), &config.webhooks, &config.crm)?;
+        let inbound = Inbound::start(book.clone(), &config, crms)?;
         Ok(Self {
             config,
             access,
@@ -103,24 +106,26 @@ pub fn now() -> Timestamp {
     Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
 }
 
-/// The book of an installation.
+/// The book of an installation, for a command: rankings in process would be filled, and ended with it.
 pub async fn open_book(config: &Config) -> Result<Book> {
-    let settings = BookSettings {
-        stalled_days: config.stalled_days,
-        insight: Arc::new(config.insight.clone()),
-        ..BookSettings::default()
-    };
-    open_book_with(config, settings).await
+    open_book_with(config, settings(config), Accelerator::none).await
 }
 
 /// The book of an installation whose champion nobody needs: another one is about to be activated.
 pub async fn open_book_without_champion(config: &Config) -> Result<Book> {
     let settings = BookSettings {
+        is_without_champion: true,
+        ..settings(config)
+    };
+    open_book_with(config, settings, Accelerator::none).await
+}
+
+fn settings(config: &Config) -> BookSettings {
+    BookSettings {
         stalled_days: config.stalled_days,
         insight: Arc::new(config.insight.clone()),
-        is_without_champion: true,
-    };
-    open_book_with(config, settings).await
+        ..BookSettings::default()
+    }
 }
 
 /// The store of an installation, for those who need no scores and no rankings.
@@ -135,21 +140,30 @@ pub async fn open_store(config: &Config) -> Result<Store> {
 /// The cache of an installation, for those who operate it.
 pub async fn open_cache(config: &Config) -> Result<Cache> {
     let store = open_store(config).await?;
-    let accelerator = accelerator(config, &store)?;
+    let accelerator = accelerator(config, &store, Accelerator::none)?;
     Ok(Cache::new(store, accelerator))
 }
 
-async fn open_book_with(config: &Config, settings: BookSettings) -> Result<Book> {
+async fn open_book_with(
+    config: &Config,
+    settings: BookSettings,
+    embedded: fn() -> Accelerator,
+) -> Result<Book> {
     let store = open_store(config).await?;
-    let accelerator = accelerator(config, &store)?;
+    let accelerator = accelerator(config, &store, embedded)?;
     let exchange = Arc::new(config.exchange.clone());
     Book::open(store, accelerator, exchange, settings).await
 }
 
-fn accelerator(config: &Config, store: &Store) -> Result<Accelerator> {
+/// The accelerator of a store; `embedded` where there is neither Redis nor another process.
+fn accelerator(
+    config: &Config,
+    store: &Store,
+    embedded: fn() -> Accelerator,
+) -> Result<Accelerator> {
     match &config.redis_url {
         None if store.is_shared() => Ok(Accelerator::none()),
-        None => Ok(Accelerator::memory()),
+        None => Ok(embedded()),
         Some(url) => {
             let mut settings = RedisSettings::new(url);
             settings.score_ttl = Duration::from_secs(config.score_ttl_seconds);

@@ -174,13 +174,13 @@ pub(super) async fn fill(
 ) -> Result<()> {
     let total = store.count_deals(Which::Open).await?;
     let (mut last, mut done) = (None, 0);
-    loop {
+    while !draft.is_lost() {
         let members = store
             .members(generation, seq, last.as_ref(), CHUNK_MEMBERS)
             .await?;
         match members.last() {
             Some(member) => last = Some(member.clone()),
-            None => return Ok(()),
+            None => break,
         }
         done += members.len() as u64;
         accelerator.fill(draft, members).await;
@@ -190,4 +190,5 @@ pub(super) async fn fill(
             total: total.max(done),
         });
     }
+    Ok(())
 }

@@ -17,7 +17,8 @@ use super::{
 };
 use crate::app::now;
 use crate::book::Book;
-use crate::crm::{CrmKind, CrmsSettings, ScoreFields};
+use crate::config::Config;
+use crate::crm::{Crm, CrmKind, CrmsSettings, ScoreFields};
 use crate::domain::{Deal, DealId};
 use crate::error::{Error, Result};
 use crate::store::{InboxEvent, Settled};
@@ -66,7 +67,9 @@ impl Inbound {
     ///
     /// # Errors
     /// `Malformed` when the settings cannot be meant.
-    pub fn start(book: Book, settings: &Webhooks, crms: &CrmsSettings) -> Result<Self> {
+    pub fn start(book: Book, config: &Config, crms: Vec<Crm>) -> Result<Self> {
+        let settings = &config.webhooks;
+        let tables = tables(settings, &config.crm)?;
         let wake = Arc::new(Notify::new());
         let kept = Arc::clone(&wake);
         let inbox = Inbox::start(
@@ -75,7 +78,12 @@ impl Inbound {
             move || kept.notify_one(),
         );
         let settings = Arc::new(settings.clone());
-        let applier = Arc::new(Applier::new(book.clone(), Arc::clone(&settings), crms)?);
+        let applier = Arc::new(Applier::new(
+            book.clone(),
+            Arc::clone(&settings),
+            tables,
+            crms,
+        ));
         tokio::spawn(worker::work(Arc::clone(&applier), Arc::clone(&wake)));
         tokio::spawn(pull::work(Arc::clone(&applier)));
         Ok(Self {
@@ -304,7 +312,7 @@ pub(super) fn count(source: Source, outcome: &'static str, events: usize) {
 ///
 /// # Errors
 /// `Malformed`.
-pub(super) fn tables(settings: &Webhooks, crms: &CrmsSettings) -> Result<BTreeMap<Source, Table>> {
+fn tables(settings: &Webhooks, crms: &CrmsSettings) -> Result<BTreeMap<Source, Table>> {
     let table = |source: Source| {
         let table = settings.of(source).table(source);
         let wrong = |(key, reason)| Error::Malformed(format!("webhooks.{source}.{key}: {reason}"));

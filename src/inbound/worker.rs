@@ -11,11 +11,11 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 
 use super::fields::Table;
-use super::receiver::{count, deal_id, source_of, tables};
+use super::receiver::{count, deal_id, source_of};
 use super::{Context, Meaning, Reading, Source, Webhooks};
 use crate::app::now;
 use crate::book::{Book, Observed, Sighting};
-use crate::crm::{Crm, CrmsSettings};
+use crate::crm::Crm;
 use crate::domain::DealId;
 use crate::error::{Error, Result};
 use crate::store::{Claim, Departure, InboxEvent, Settled};
@@ -131,19 +131,21 @@ struct Read {
 }
 
 impl Applier {
-    /// # Errors
-    /// `Malformed` when the settings cannot be meant.
-    pub fn new(book: Book, settings: Arc<Webhooks>, crms: &CrmsSettings) -> Result<Self> {
-        let tables = tables(&settings, crms)?;
-        let crms = Crm::all(crms)?.into_iter();
+    pub fn new(
+        book: Book,
+        settings: Arc<Webhooks>,
+        tables: BTreeMap<Source, Table>,
+        crms: Vec<Crm>,
+    ) -> Self {
+        let crms = crms.into_iter();
         let crms = crms.filter_map(|crm| Some((Source::parse(crm.kind().as_str())?, crm)));
-        Ok(Self {
+        Self {
             book,
             settings,
             tables,
             crms: crms.collect(),
             unread: Notify::new(),
-        })
+        }
     }
 
     pub fn book(&self) -> &Book {

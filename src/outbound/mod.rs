@@ -50,15 +50,12 @@ impl Outbound {
     pub async fn start(
         book: &Book,
         config: &Config,
+        crms: &[Crm],
         is_leading: watch::Receiver<bool>,
     ) -> Result<Self> {
         let (store, settings) = (book.store().clone(), &config.outbound);
-        let mut write_backs = Vec::new();
-        for crm in Crm::all(&config.crm)? {
-            if crm.write_back().enabled {
-                write_backs.push(WriteBack::new(crm));
-            }
-        }
+        let crms = crms.iter().filter(|crm| crm.write_back().enabled);
+        let write_backs: Vec<WriteBack> = crms.cloned().map(WriteBack::new).collect();
         let kinds: Vec<CrmKind> = write_backs.iter().map(WriteBack::kind).collect();
         store.write_back_to(&kinds, now()).await?;
         let outbound = Self {

@@ -81,6 +81,13 @@ enum DraftBackend {
     None,
 }
 
+impl Draft {
+    /// Whether what is put into it gets lost.
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(self.0, DraftBackend::None)
+    }
+}
+
 impl Accelerator {
     /// In this process; nothing to install.
     pub fn memory() -> Self {

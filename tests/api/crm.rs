@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use dealrank::config::Config;
 use dealrank::crm::{Crm, CrmError, CrmKind, FieldUpdate};
+use dealrank::inbound::Source;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::receiver::{Received, Receiver, Reply};
+use crate::senders;
 use crate::service::{Service, deal};
 
 const TOKEN: &str = "a-token-that-nobody-should-see";
@@ -266,6 +268,40 @@ async fn a_field_that_is_not_there_stops_everything_at_once() {
         .unwrap_err();
     assert!(matches!(error, CrmError::Misconfigured(_)), "{error:?}");
     assert_eq!(receiver.received().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_read_and_what_is_written_keep_to_one_rate_limit() {
+    let quiet = Duration::from_secs(3);
+    let receiver = Receiver::with(move |request| match request.method.as_str() {
+        "GET" => {
+            let properties = json!({ "dealname": "Read", "createdate": "2026-01-01T00:00:00Z",
+                "hs_lastmodifieddate": "2026-01-01T00:00:01Z" });
+            Reply::json(200, &json!({ "id": "77", "properties": properties }))
+                .with("x-hubspot-ratelimit-remaining", 0)
+                .with(
+                    "x-hubspot-ratelimit-interval-milliseconds",
+                    quiet.as_millis(),
+                )
+        }
+        _ => Reply::json(200, &json!({ "status": "COMPLETE", "results": [] })),
+    });
+    let crm = settings(CrmKind::HubSpot, receiver.base(), true);
+    let service = Service::with_settings(&format!("{crm}\n{}", senders::settings()));
+    service.train().await;
+    let born = json!([{ "subscriptionType": "deal.creation", "objectId": 77, "eventId": 1,
+        "occurredAt": 1_767_225_600_000_i64, "portalId": 1, "subscriptionId": 2 }]);
+    let taken = senders::send_json(&service, Source::Hubspot, &born).await;
+    taken.ok(200);
+    let requests = receiver
+        .until("the score is written", |requests| {
+            updates(requests).contains_key("77")
+        })
+        .await;
+    let read = requests.iter().find(|request| request.method == "GET");
+    let (read, written) = (read.unwrap().at, requests.last().unwrap().at);
+    let pause = written.duration_since(read);
+    assert!(pause >= quiet, "{pause:?}");
 }
 
 /// The updates that arrived, by deal, in order.
