@@ -75,6 +75,11 @@ impl Cache {
         self.redis()?.clear().await
     }
 
+    /// Lets go of the store.
+    pub async fn close(self) {
+        self.store.close().await;
+    }
+
     fn redis(&self) -> Result<&crate::ranking::RedisRanking> {
         let none = || Error::Unusable("there is no cache: `redis_url` is not set".into());
         self.accelerator.in_redis().ok_or_else(none)

@@ -72,7 +72,12 @@ pub fn run_restore(args: RestoreArgs) -> Result<()> {
             database.display()
         )));
     }
-    let contents = super::runtime()?.block_on(restore(&args.file, &database))?;
+    let contents = super::runtime()?.block_on(async {
+        if database.exists() {
+            super::cache::leave(&config).await;
+        }
+        restore(&args.file, &database).await
+    })?;
     tell(&format!("{}", database.display()), &contents, args.json)
 }
 

@@ -4,7 +4,7 @@ use super::bar::Bar;
 use super::out;
 use crate::app::open_cache;
 use crate::book::Compared;
-use crate::config::ConfigArgs;
+use crate::config::{Config, ConfigArgs};
 use crate::error::Result;
 
 #[derive(Debug, clap::Args)]
@@ -51,6 +51,24 @@ impl Args {
                 })
             }
         }
+    }
+}
+
+/// Removes the rankings of the present store from Redis, if there is one, before another store takes its
+/// place: they are found by the id of the store, which nobody knows afterwards. Should it stay, who
+/// serves it fills them again.
+pub(super) async fn leave(config: &Config) {
+    if config.redis_url.is_none() {
+        return;
+    }
+    let left = async {
+        let cache = open_cache(config).await?;
+        let cleared = cache.clear().await;
+        cache.close().await;
+        cleared
+    };
+    if let Err(error) = left.await {
+        eprintln!("rankings of the former store may remain in redis: {error}");
     }
 }
 

@@ -38,8 +38,11 @@ pub fn run(args: Args) -> Result<()> {
     let bar = Bar::new();
     let on_progress = |progress| bar.show(progress);
     let connections_max = config.database_connections_max;
-    let moved = move_to(&source, &args.to, connections_max, &on_progress);
-    let moved = super::runtime()?.block_on(moved)?;
+    let moved = super::runtime()?.block_on(async {
+        let moved = move_to(&source, &args.to, connections_max, &on_progress).await?;
+        super::cache::leave(&config).await;
+        Ok::<_, Error>(moved)
+    })?;
     drop(bar);
     if args.json {
         return out(&format!("{}\n", serde_json::json!(moved)));

@@ -8,10 +8,11 @@ use dealrank::book::{Book, BookSettings};
 use dealrank::ranking::{Accelerator, RankingPage, RankingQuery, Sort};
 use dealrank::store::{CONNECTIONS_MAX, LedgerEntry, Store, StoreLocation, StoredDeal, Which};
 use jiff::Timestamp;
+use redis::AsyncCommands;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::servers::{POSTGRES, TestStore};
+use crate::servers::{POSTGRES, Redis, TestStore};
 use crate::service::{Service, binary, binary_in, deal};
 use crate::world::{
     MODELS, all_pages, closed_deals, days, exchange, id, now, open_deal, open_deals, rng,
@@ -220,6 +221,36 @@ async fn embedded_store_is_backed_up_while_it_is_served_and_restored() {
     service.get("/v1/deals/late").await.problem(404);
     let active = service.get("/v1/models/active").await.ok(200);
     assert_eq!(active["version"], version);
+}
+
+#[tokio::test]
+async fn embedded_store_that_is_replaced_or_left_leaves_no_rankings_in_redis() {
+    let redis = Redis::start().await;
+    let toml = format!("redis_url = '{}'", redis.url());
+    let mut service = Service::with_settings(&toml);
+    service.train().await;
+    let folder = service.dir().to_owned();
+    let rankings = async || {
+        let mut connection = redis.connection().await;
+        let keys: Vec<String> = connection.keys("dealrank:{*").await.unwrap();
+        keys
+    };
+    assert!(!rankings().await.is_empty());
+    told(&run(&folder, &["backup", "copy.sqlite"]));
+    service.crash();
+    told(&run(&folder, &["restore", "copy.sqlite", "--force"]));
+    assert_eq!(rankings().await, Vec::<String>::new());
+
+    service.restart();
+    service.get("/v1/rankings").await.ok(200);
+    let fill = told(&run(&folder, &["cache", "rebuild"]));
+    assert!(fill.contains("up to date"), "{fill}");
+    service.crash();
+    let StoreLocation::Postgres(url) = POSTGRES.new_empty().0 else {
+        unreachable!("made so");
+    };
+    told(&run(&folder, &["migrate", "--to", url.expose()]));
+    assert_eq!(rankings().await, Vec::<String>::new());
 }
 
 #[test]
