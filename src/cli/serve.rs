@@ -31,6 +31,9 @@ const DEMO_EXPORTED_ON: Date = date(2026, 10, 1);
 /// What somebody can act upon in the sample's deals.
 const DEMO_MAPPING: &str = r#"columns.actionable = ["champion", "contacts", "competitor", "amount", "expected_close_at", "owner"]"#;
 
+/// What the sample's company asks of a quarter, in EUR: a little more than it won in the last ones.
+const DEMO_TARGET_PER_QUARTER: f64 = 2_800_000.0;
+
 const DEMO_DATA_DIR: &str = "var/demo";
 
 /// Background work that cannot be interrupted gets this long after the last answer.
@@ -83,13 +86,16 @@ impl Args {
     }
 }
 
-/// Settings that the demo has different: the sample has four currencies.
+/// Settings that the demo has different: the sample has four currencies, and its company a target.
 fn demo_defaults() -> Result<toml::Table> {
     let exchange = toml::Value::try_from(simulate::exchange())
         .context("cannot write the exchange rates of the sample")?;
+    let target = toml::Value::Float(DEMO_TARGET_PER_QUARTER);
+    let insight = toml::Table::from_iter([("target_per_quarter".to_owned(), target)]);
     Ok(toml::Table::from_iter([
         ("data_dir".to_owned(), DEMO_DATA_DIR.into()),
         ("exchange".to_owned(), exchange),
+        ("insight".to_owned(), toml::Value::Table(insight)),
     ]))
 }
 

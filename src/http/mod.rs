@@ -47,6 +47,7 @@ use tracing_actix_web::TracingLogger;
 use crate::app::App;
 use crate::error::Result;
 use crate::pages;
+use crate::pages::board::Boards;
 use crate::pages::layout::PageError;
 use problem::Problem;
 
@@ -57,6 +58,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
     let app = Data::new(app);
+    let boards = Data::new(Boards::default());
     let limits = app.config.limits.clone();
     let workers = app.config.http_workers;
     let jobs = app.jobs.clone();
@@ -68,6 +70,7 @@ pub async fn run(
     let factory = move || {
         actix_web::App::new()
             .app_data(app.clone())
+            .app_data(boards.clone())
             .configure(routes)
             .wrap(from_fn(gate::gate))
             .wrap(from_fn(observe::observe))

@@ -80,6 +80,7 @@ terms! {
     FORECAST "forecast" "Forecast": "What will be won within the period: P50 is the middle, P10 is reached in nine of ten cases, P90 in one of ten." = "10th, 50th and 90th percentile of the simulated sum of amounts of deals that are won and close in the period";
     FORECAST_RECORD "forecast-record" "How past forecasts did": "Forecasts of past periods by the present model, made with what was known at their beginning, against what came." = "share of past periods whose won value lay between P10 and P90";
     // Coaching
+    REP_WIN_RATE "rep-win-rate" "Win rate, shrunk": "A rep's win rate, drawn towards the team's where few deals are known, with its 90% interval." = "Beta posterior with the team's win rate as prior, which counts as team.win_rate_weight deals";
     REP_CONVERSION "rep-conversion" "Conversion, shrunk": "A rep's share of deals that went on from a stage, drawn towards the team's where few deals are known, with its 90% interval." = "Beta posterior with the team's rate as prior";
     SLUMP "slump" "Slump": "A rep wins less than before, by more than luck explains. A small sample is never one." = "probability below 5% that the recent win rate is as high as the earlier one";
     GAIN "gain" "Largest gain": "The stage in which a rep would win the most if they converted there as the team does: where coaching pays most." = "expected extra wins at the team's conversion of the stage";

@@ -32,6 +32,11 @@ impl Link {
         }
     }
 
+    /// What follows the path: for the hidden fields of a form that changes one of them.
+    pub fn params(&self) -> &[(&'static str, String)] {
+        &self.params
+    }
+
     pub fn href(&self) -> String {
         let params: Vec<String> = (self.params.iter())
             .map(|(name, value)| format!("{name}={}", encoded(value)))

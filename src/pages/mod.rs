@@ -41,7 +41,7 @@
 //! security policy forbids them.
 
 pub mod assets;
-mod board;
+pub mod board;
 pub mod charts;
 pub mod csv;
 mod deal;

@@ -252,6 +252,40 @@ async fn the_figures_of_the_board_are_those_of_the_api() {
 }
 
 #[tokio::test]
+async fn forecast_coverage_and_reps_on_the_board_are_those_of_the_api() {
+    let site = Site::of_history().await;
+    let board = site.get("/board?target=50000").await.good();
+    let forecast = site.api("/v1/pipeline/forecast?target=50000").await;
+    let p50 = forecast["total"]["p50"].as_f64().unwrap();
+    let shown = board.figure("forecast-p50");
+    // Between the two questions a moment passes.
+    assert!((shown - p50).abs() <= 0.02 * p50, "{shown} and {p50}");
+    assert!(board.text.contains("id=\"forecast-chart\""));
+    let coverage = site.api("/v1/pipeline/coverage?target=50000").await;
+    let needed = &coverage["prospects"];
+    for (id, key) in [
+        ("needed-mean", "mean"),
+        ("needed-confidence", "at_confidence"),
+    ] {
+        let cell = format!("id=\"{id}\">{}</td>", needed[key]);
+        assert!(board.text.contains(&cell), "{cell}");
+    }
+    let formula = needed["formula_mean"].as_str().unwrap();
+    assert!(board.text.contains(formula.split(' ').next().unwrap()));
+    let reps = site.api("/v1/insights/reps").await;
+    let names: Vec<&str> = (reps["reps"].as_array().unwrap().iter())
+        .map(|rep| rep["owner"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["Ada", "Ben"]);
+    let ada = site.get("/board?owner=Ada").await.good();
+    let (_, table) = ada.text.split_once("id=\"rep-stages\"").unwrap();
+    assert!(table.contains("Ada, stage by stage"));
+    // Another target is another answer, though the first one is kept for a moment.
+    let more = site.get("/board?target=5000000").await.good();
+    assert!(more.text.contains(">not enough</span>"), "{}", more.text);
+}
+
+#[tokio::test]
 async fn a_what_if_on_a_page_is_that_of_the_api() {
     let site = Site::of_history().await;
     let ranking = site.api("/v1/queues/Ada?limit=1").await;
@@ -345,7 +379,7 @@ async fn every_table_is_a_file_too() {
     let tables: Vec<&str> = (board.text.split("table=").skip(1))
         .map(|part| part.split('"').next().unwrap())
         .collect();
-    assert!(tables.len() >= 6, "{tables:?}");
+    assert!(tables.len() >= 8, "{tables:?}");
     for table in tables {
         let file = site.get(&format!("/board?format=csv&table={table}")).await;
         assert_eq!(file.content_type, "text/csv; charset=utf-8", "{table}");

@@ -25,7 +25,7 @@ function showMoney(data) {
   const currency = data.dataset.currency;
   if (!Number.isFinite(value) || !currency) return;
   const digits = data.textContent.includes(".") ? 2 : 0;
-  const options = data.hasAttribute("data-short")
+  const options = data.hasAttribute("data-short") && Math.abs(value) >= 1000
     ? { notation: "compact", minimumSignificantDigits: 3, maximumSignificantDigits: 3 }
     : { minimumFractionDigits: digits, maximumFractionDigits: digits };
   try {

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
+use serde::Deserialize;
 
 use super::super::links::Link;
 use crate::http::insights::scope;
-use crate::http::pipeline::{PERIOD_DAYS_MAX, period};
+use crate::http::pipeline::{PERIOD_DAYS_MAX, period, target};
 use crate::http::query::Params;
 use crate::insight::period::{Period, Step, day_of};
 use crate::insight::{Scope, Survey};
@@ -18,10 +19,55 @@ const OFFERED_MAX: usize = 300;
 #[derive(Debug, Clone)]
 pub struct Filters {
     pub scope: Scope,
+    /// Of closed deals.
     pub period: Period,
     pub step: Step,
+    /// Of what is still to come.
+    pub horizon: Horizon,
+    /// Won value asked of the horizon, in the base currency; that of the settings where it is not said.
+    pub target: Option<f64>,
     pub presets: Vec<Preset>,
+    pub horizons: Vec<Preset>,
     pub fields: Vec<Field>,
+}
+
+/// A period that a forecast is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Horizon {
+    Month,
+    #[default]
+    Quarter,
+    NextQuarter,
+    Year,
+}
+
+impl Horizon {
+    const ALL: [(Self, &str, &str); 4] = [
+        (Self::Month, "month", "This month"),
+        (Self::Quarter, "quarter", "This quarter"),
+        (Self::NextQuarter, "next_quarter", "Next quarter"),
+        (Self::Year, "year", "This year"),
+    ];
+
+    pub fn period(self, now: Timestamp) -> Period {
+        let today = day_of(now);
+        let (from, to) = match self {
+            Self::Month => (today.first_of_month(), today.last_of_month()),
+            Self::Year => (today.first_of_year(), today.last_of_year()),
+            Self::Quarter => return Period::quarter(today),
+            Self::NextQuarter => {
+                let last = Period::quarter(today).to;
+                return Period::quarter(last.tomorrow().unwrap_or(last));
+            }
+        };
+        Period { from, to }
+    }
+
+    fn name(self) -> &'static str {
+        let known = Self::ALL.iter().find(|(known, ..)| *known == self);
+        known.map_or("quarter", |(_, name, _)| name)
+    }
 }
 
 /// A period that is a click away.
@@ -47,14 +93,19 @@ impl Filters {
         let scope = scope(params);
         let period = period(params, usual, PERIOD_DAYS_MAX);
         let step = params.one_of("step").unwrap_or_default();
+        let horizon = params.one_of("horizon").unwrap_or_default();
         let mut filters = Self {
             scope,
             period,
             step,
+            horizon,
+            target: target(params),
             presets: Vec::new(),
+            horizons: Vec::new(),
             fields: Vec::new(),
         };
         filters.presets = filters.presets(now);
+        filters.horizons = filters.horizons();
         filters
     }
 
@@ -101,7 +152,11 @@ impl Filters {
             team,
             source,
         } = &self.scope;
+        let target = self.target.map(|target| target.to_string());
+        let horizon = Some(self.horizon.name()).filter(|_| self.horizon != Horizon::default());
         Link::to("/board")
+            .with_some("horizon", horizon)
+            .with_some("target", target.as_deref())
             .with_some("pipeline", pipeline.as_deref())
             .with_some("owner", owner.as_deref())
             .with_some("team", team.as_deref())
@@ -116,6 +171,36 @@ impl Filters {
             .with("format", "csv")
             .with("table", table)
             .href()
+    }
+
+    /// What the form of the target hands on.
+    pub fn kept_for_target(&self) -> Vec<(&'static str, String)> {
+        let mut kept = self.link().params().to_vec();
+        kept.retain(|(name, _)| *name != "target");
+        kept
+    }
+
+    pub fn target_text(&self) -> String {
+        self.target
+            .map_or_else(String::new, |target| target.to_string())
+    }
+
+    /// A target is of its period: another one begins without.
+    fn horizons(&self) -> Vec<Preset> {
+        let horizons = Horizon::ALL.into_iter().map(|(horizon, _, label)| {
+            let link = Self {
+                horizon,
+                target: None,
+                ..self.clone()
+            }
+            .link();
+            Preset {
+                label,
+                href: format!("{}#forecast", link.href()),
+                is_current: horizon == self.horizon,
+            }
+        });
+        horizons.collect()
     }
 
     fn presets(&self, now: Timestamp) -> Vec<Preset> {

@@ -1,16 +1,22 @@
 //! `/board`: the pipeline as a manager looks at it. One page that can be printed for the meeting; each
 //! section shows the figures of one insight.
 
+mod figures;
 mod filters;
 mod tables;
+
+use std::sync::Arc;
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 use jiff::Timestamp;
 
+pub use self::figures::Boards;
+use self::figures::Figures;
 use self::filters::Filters;
 use super::charts::columns::{Column, columns};
+use super::charts::fan::{Fan, Reach, fan};
 use super::charts::rows;
 use super::charts::scatter::{Point, PointKind, scatter};
 use super::format::{Days, Html, Moment, Money, Percent, Points, href};
@@ -19,18 +25,19 @@ use super::{glossary, words};
 use crate::app::{App, now};
 use crate::domain::Currency;
 use crate::http::query::Params;
-use crate::insight::attention::{self, Misprioritized, misprioritized};
+use crate::insight::attention;
+use crate::insight::capacity::{AgainstUsual, RepLoad};
 use crate::insight::concentration::{Concentration, Grouping};
+use crate::insight::coverage::Verdict;
 use crate::insight::flow::StageFlow;
-use crate::insight::period::Step;
-use crate::insight::slipping::{Slipping, slipping};
-use crate::insight::stalled::{Stalled, StalledStage, stalled};
+use crate::insight::forecast::{Forecast, Week};
+use crate::insight::period::{Period, Step};
+use crate::insight::reps::Rep;
+use crate::insight::stalled::StalledStage;
 use crate::insight::stats::{Estimated, Quartiles};
-use crate::insight::summary::{Segment, Summary, summary};
+use crate::insight::summary::{Segment, Summary};
 use crate::insight::{DealRef, Scope, Survey};
 
-/// Rows of a list on the page; files have more.
-const ROWS_SHOWN: usize = 10;
 /// Dots of the picture of attention.
 const DOTS_MAX: usize = 400;
 
@@ -40,12 +47,9 @@ struct BoardPage {
     page: Page,
     filters: Filters,
     show: Show,
-    summary: Summary,
+    figures: Arc<Figures>,
     series_chart: Option<Html>,
-    attention: Misprioritized,
-    attention_chart: Option<Html>,
-    stalled: Stalled,
-    slipping: Slipping,
+    forecast_chart: Option<Html>,
     funnels: Vec<Funnel>,
     as_of: Moment,
 }
@@ -109,6 +113,14 @@ impl Show {
         super::deal::range(days.lower, days.upper)
     }
 
+    fn count_range(&self, counts: &Quartiles) -> String {
+        format!("{:.0} to {:.0}", counts.lower, counts.upper)
+    }
+
+    fn whole(&self, number: impl Number) -> String {
+        super::format::grouped(number.get(), 0)
+    }
+
     fn number(&self, number: impl Number) -> String {
         super::format::grouped(number.get(), 2)
     }
@@ -166,6 +178,7 @@ impl Show {
 pub async fn board(
     viewer: Viewer,
     app: Data<App>,
+    boards: Data<Boards>,
     request: HttpRequest,
 ) -> Result<HttpResponse, PageError> {
     viewer.require_manager()?;
@@ -181,22 +194,16 @@ pub async fn board(
         return Ok(tables::file(&survey, &filters, table, now)?);
     }
     filters.offer(&survey);
-    let scope = &filters.scope;
-    let summary = summary(&survey, scope, filters.period, filters.step, now);
-    let funnels = funnels(&summary.stages);
+    let base = survey.base_currency;
+    let figures = boards.figures(survey, &filters, now).await?;
     layout::render(&BoardPage {
         page: Page::new(&viewer, "Board", Place::Board),
-        show: Show {
-            base: survey.base_currency,
-        },
-        attention: misprioritized(&survey, scope, now, ROWS_SHOWN),
-        attention_chart: attention_chart(&survey, scope, now),
-        stalled: stalled(&survey, scope, now, ROWS_SHOWN),
-        slipping: slipping(&survey, scope, now, ROWS_SHOWN),
-        series_chart: series_chart(&summary, survey.base_currency),
-        summary,
-        funnels,
-        as_of: Moment(now),
+        show: Show { base },
+        series_chart: series_chart(&figures.summary, base),
+        forecast_chart: forecast_chart(&figures.forecast, base, figures.at),
+        funnels: funnels(&figures.summary.stages),
+        as_of: Moment(figures.at),
+        figures,
         filters,
     })
 }
@@ -230,7 +237,81 @@ impl BoardPage {
             let benchmark = &limit.benchmark;
             (&benchmark.pipeline, &benchmark.stage) == (&stage.pipeline, &stage.stage)
         };
-        self.stalled.stages.iter().find(of)
+        self.figures.stalled.stages.iter().find(of)
+    }
+
+    /// Why there is no forecast.
+    fn forecast_note(&self) -> String {
+        let told = [&self.figures.forecast.notes, &self.figures.summary.notes];
+        let note = told.into_iter().flatten().next();
+        note.map_or_else(
+            || "The past does not say enough for a forecast yet.".into(),
+            |note| words::sentence(&note.detail),
+        )
+    }
+
+    /// The class of the tag, its words, and what they mean here.
+    fn verdict(&self) -> (&'static str, &'static str, String) {
+        let coverage = &self.figures.coverage;
+        let money = |amount: Option<f64>| self.show.short(amount.unwrap_or(0.0)).text();
+        let confidence = Percent(coverage.confidence).text();
+        let (class, word, text) = match coverage.verdict {
+            Verdict::NoTarget => (
+                "",
+                "no target",
+                "What is asked of the period? Try a target here, or set `insight.target_per_quarter`.".into(),
+            ),
+            Verdict::Unknown => (
+                "",
+                "unknown",
+                "No closed deals say how many are won: import closed deals, or wait for the first ones.".into(),
+            ),
+            Verdict::Reached => (
+                "good",
+                "reached",
+                format!("{} are won, the target is reached.", money(Some(coverage.won_value))),
+            ),
+            Verdict::Enough => (
+                "good",
+                "enough",
+                format!("Given time, the open deals are enough to win the missing {} with a chance of {confidence}; the forecast says what closes within the period.", money(coverage.missing)),
+            ),
+            Verdict::Tight => (
+                "warn",
+                "tight",
+                format!("Given time, the open deals are enough to win the missing {} on average, but not with a chance of {confidence}.", money(coverage.missing)),
+            ),
+            Verdict::Short => (
+                "bad",
+                "not enough",
+                format!("There are too few open deals to win the missing {}.", money(coverage.missing)),
+            ),
+        };
+        (class, word, text)
+    }
+
+    fn rep_href(&self, rep: &Rep) -> String {
+        let link = self.filters.link().with("owner", &rep.owner);
+        format!("{}#reps", link.href())
+    }
+
+    /// The rep that is looked at alone.
+    fn only_rep(&self) -> Option<&Rep> {
+        let owner = self.filters.scope.owner.as_ref()?;
+        self.figures
+            .reps
+            .reps
+            .iter()
+            .find(|rep| rep.owner == *owner)
+    }
+
+    fn load(&self, load: &RepLoad) -> &'static str {
+        match load.against_usual {
+            Some(AgainstUsual::Below) => "room for more",
+            Some(AgainstUsual::Within) => "as usual",
+            Some(AgainstUsual::Above) => "more than usual",
+            None => "",
+        }
     }
 
     fn segment_name(&self, by: &Segment) -> &'static str {
@@ -273,6 +354,47 @@ fn series_chart(summary: &Summary, base: Currency) -> Option<Html> {
         })
         .collect();
     Some(columns(&steps, base.as_str())?.html())
+}
+
+/// Weeks that are over are what was won; the fan opens from now on.
+fn forecast_chart(forecast: &Forecast, base: Currency, now: Timestamp) -> Option<Html> {
+    forecast.total?;
+    let span = forecast.period.span();
+    let end_of = |week: &Week| {
+        Period {
+            from: week.to,
+            to: week.to,
+        }
+        .span()
+        .end
+    };
+    let begin = now.clamp(span.begin, span.end);
+    let over = forecast.weeks.iter().filter(|week| week.is_over);
+    let mut won = vec![(span.begin, 0.0)];
+    won.extend(over.map(|week| (end_of(week), week.sum.p50)));
+    won.push((begin, forecast.won_value));
+    let mut reach = vec![Reach {
+        at: begin,
+        p10: forecast.won_value,
+        p50: forecast.won_value,
+        p90: forecast.won_value,
+    }];
+    let ahead = forecast.weeks.iter().filter(|week| !week.is_over);
+    reach.extend(ahead.map(|week| Reach {
+        at: end_of(week),
+        p10: week.sum.p10,
+        p50: week.sum.p50,
+        p90: week.sum.p90,
+    }));
+    let chart = fan(&Fan {
+        from: span.begin,
+        to: span.end,
+        won,
+        reach,
+        target: forecast.target,
+        currency: base.to_string(),
+    });
+    Some(chart?.html())
 }
 
 fn step_label(from: jiff::civil::Date, format: &str) -> String {

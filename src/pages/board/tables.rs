@@ -7,6 +7,8 @@ use super::super::csv::{Cell, answer};
 use super::filters::Filters;
 use crate::error::{Error, Result};
 use crate::insight::attention::{MisprioritizedDeal, misprioritized};
+use crate::insight::forecast::forecast;
+use crate::insight::reps::{Reps, reps};
 use crate::insight::slipping::slipping;
 use crate::insight::stalled::stalled;
 use crate::insight::stats::{Estimated, Quartiles};
@@ -71,6 +73,9 @@ pub fn file(
         "concentration" => concentration(&summary()),
         "cycles" => cycles(&summary()),
         "series" => series(&summary()),
+        "forecast" => weeks(survey, filters, now),
+        "reps" => rates(&reps(survey, scope, filters.period, now)),
+        "rep_stages" => rep_stages(&reps(survey, scope, filters.period, now)),
         other => {
             let reason = format!("there is no table `{}`", other.escape_debug());
             Err(Error::invalid("table", reason))
@@ -183,6 +188,99 @@ fn slips(survey: &Survey, filters: &Filters, now: Timestamp) -> Result<HttpRespo
         row
     });
     answer("slipping", &columns, rows)
+}
+
+fn weeks(survey: &Survey, filters: &Filters, now: Timestamp) -> Result<HttpResponse> {
+    let period = filters.horizon.period(now);
+    let found = forecast(survey, &filters.scope, period, filters.target, now);
+    let rows = found.weeks.iter().map(|week| {
+        vec![
+            week.to.to_string().into(),
+            week.is_over.to_string().into(),
+            week.sum.mean.into(),
+            week.sum.p10.into(),
+            week.sum.p50.into(),
+            week.sum.p90.into(),
+        ]
+    });
+    answer(
+        "forecast",
+        &["to", "is_over", "mean", "p10", "p50", "p90"],
+        rows,
+    )
+}
+
+fn rates(reps: &Reps) -> Result<HttpResponse> {
+    let columns = [
+        "owner",
+        "open_deals",
+        "won",
+        "lost",
+        "win_rate",
+        "win_rate_low",
+        "win_rate_high",
+        "is_slump",
+        "focus_stage",
+        "focus_conversion",
+        "focus_team_conversion",
+        "focus_gain",
+    ];
+    let rows = reps.reps.iter().map(|rep| {
+        let mut row: Vec<Cell> = vec![
+            rep.owner.as_str().into(),
+            rep.open_deals.into(),
+            rep.won.into(),
+            rep.lost.into(),
+        ];
+        row.extend(estimated(rep.win_rate));
+        let focus = rep.focus.as_ref();
+        row.extend::<[Cell; 5]>([
+            (rep.lately.as_ref())
+                .map(|lately| lately.is_slump.to_string())
+                .into(),
+            focus.map(|focus| focus.stage.as_str()).into(),
+            focus.map(|focus| focus.conversion).into(),
+            focus.map(|focus| focus.team_conversion).into(),
+            focus.map(|focus| focus.gain).into(),
+        ]);
+        row
+    });
+    answer("reps", &columns, rows)
+}
+
+fn rep_stages(reps: &Reps) -> Result<HttpResponse> {
+    let columns = [
+        "owner",
+        "pipeline",
+        "stage",
+        "converted",
+        "decided",
+        "conversion",
+        "conversion_low",
+        "conversion_high",
+        "team_conversion",
+        "open_deals",
+        "gain",
+    ];
+    let rows = reps.reps.iter().flat_map(|rep| {
+        rep.stages.iter().map(|stage| {
+            let mut row: Vec<Cell> = vec![
+                rep.owner.as_str().into(),
+                stage.pipeline.as_deref().into(),
+                stage.stage.as_str().into(),
+                stage.converted.into(),
+                stage.decided.into(),
+            ];
+            row.extend(estimated(Some(stage.conversion)));
+            row.extend::<[Cell; 3]>([
+                stage.team_conversion.into(),
+                stage.open_deals.into(),
+                stage.gain.into(),
+            ]);
+            row
+        })
+    });
+    answer("rep_stages", &columns, rows)
 }
 
 fn estimated(share: Option<Estimated>) -> [Cell; 3] {

@@ -1,7 +1,7 @@
 //! Won and lost value by month or quarter, with the win rate above.
 
-use super::{Chart, Frame, Scale, Table, label, rect};
-use crate::pages::format::{Html, Money, Percent, shortened};
+use super::{Chart, Frame, Scale, Table, WIDE, label, rect, tick};
+use crate::pages::format::{Html, Money, Percent};
 
 const HEIGHT: f64 = 220.0;
 
@@ -29,11 +29,11 @@ pub fn columns(steps: &[Column], currency: &str) -> Option<Chart> {
     let mut picture = Html::default();
     let frame = Frame {
         top: 26.0,
-        ..Frame::new(56.0, HEIGHT)
+        ..Frame::new(56.0, WIDE, HEIGHT)
     };
     let values = Scale::new(0.0, 1.05 * highest, frame.bottom, frame.top);
     let levels: Vec<_> = (values.ticks(4).into_iter())
-        .map(|tick| (values.at(tick), shortened(tick)))
+        .map(|at| (values.at(at), tick(at)))
         .collect();
     frame.levels(&mut picture, &levels);
     let width = (frame.right - frame.left) / steps.len() as f64;
@@ -41,7 +41,7 @@ pub fn columns(steps: &[Column], currency: &str) -> Option<Chart> {
     let mut feet = Vec::new();
     for (index, step) in steps.iter().enumerate() {
         let left = frame.left + width * index as f64;
-        let bar = (0.36 * width).min(26.0);
+        let bar = (0.36 * width).min(34.0);
         let middle = left + width / 2.0;
         for (class, value, x) in [
             ("bar", step.won, middle - bar - 0.5),
@@ -71,7 +71,7 @@ pub fn columns(steps: &[Column], currency: &str) -> Option<Chart> {
             Money::short(lost, currency).text(),
             steps.len()
         ),
-        width: super::WIDTH,
+        width: WIDE,
         height: HEIGHT,
         picture,
         caption,

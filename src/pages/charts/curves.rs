@@ -1,6 +1,6 @@
 //! Who works the top of the list, what share of the won value do they find there? One curve an order.
 
-use super::{Chart, Frame, Scale, Table, label, line, polyline};
+use super::{COLUMN, Chart, Frame, Scale, Table, label, line, polyline};
 use crate::pages::format::{Html, Percent};
 
 const HEIGHT: f64 = 320.0;
@@ -19,8 +19,8 @@ pub fn curves(curves: &[Curve]) -> Option<Chart> {
     let first = curves.iter().find(|curve| !curve.points.is_empty())?;
     let mut picture = Html::default();
     let frame = Frame {
-        right: super::WIDTH - 130.0,
-        ..Frame::new(44.0, HEIGHT)
+        right: COLUMN - 130.0,
+        ..Frame::new(44.0, COLUMN, HEIGHT)
     };
     let y = frame.shares(&mut picture, 1.0);
     let x = Scale::new(0.0, 1.0, frame.left, frame.right);
@@ -65,7 +65,7 @@ pub fn curves(curves: &[Curve]) -> Option<Chart> {
         description: format!(
             "How much of the value that was won later each order has at its top.{reach}"
         ),
-        width: super::WIDTH,
+        width: COLUMN,
         height: HEIGHT,
         picture,
         caption,
@@ -107,7 +107,7 @@ mod tests {
         );
         assert_eq!(chart.picture.as_str().matches("<polyline").count(), 2);
         assert!(
-            chart.picture.as_str().contains("590.0,12.0 \"/>"),
+            chart.picture.as_str().contains("430.0,12.0 \"/>"),
             "{:?}",
             chart.picture
         );

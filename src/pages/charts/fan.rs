@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{Chart, Frame, Scale, Table, area, label, line, polyline};
+use super::{COLUMN, Chart, Frame, Scale, Table, area, label, line, polyline, tick};
 use crate::pages::format::{Day, Html, Money, shortened};
 
 const HEIGHT: f64 = 280.0;
@@ -35,12 +35,12 @@ pub fn fan(fan: &Fan) -> Option<Chart> {
     let top = last.p90.max(fan.target.unwrap_or(0.0)).max(won);
     let mut picture = Html::default();
     let frame = Frame {
-        right: super::WIDTH - 64.0,
-        ..Frame::new(62.0, HEIGHT)
+        right: COLUMN - 88.0,
+        ..Frame::new(50.0, COLUMN, HEIGHT)
     };
     let values = Scale::new(0.0, 1.08 * top, frame.bottom, frame.top);
     let levels: Vec<_> = (values.ticks(4).into_iter())
-        .map(|tick| (values.at(tick), shortened(tick)))
+        .map(|at| (values.at(at), tick(at)))
         .collect();
     frame.levels(&mut picture, &levels);
     let times = frame.times(&mut picture, fan.from, fan.to);
@@ -70,7 +70,7 @@ pub fn fan(fan: &Fan) -> Option<Chart> {
         id: "forecast-chart",
         title: "Won value over the period".into(),
         description: words(fan, last, won),
-        width: super::WIDTH,
+        width: COLUMN,
         height: HEIGHT,
         picture,
         caption: caption(fan),
@@ -172,9 +172,9 @@ mod tests {
         let picture = chart.picture.as_str();
         // 1080 is the top at 12, nothing the bottom at 254.
         let y = 254.0 - 242.0 * 100.0 / 1080.0;
-        let x = 62.0 + 594.0 / 3.0;
+        let x = 50.0 + 422.0 / 3.0;
         assert!(
-            picture.contains(&format!("{x:.1},{y:.1} 656.0,")),
+            picture.contains(&format!("{x:.1},{y:.1} 472.0,")),
             "{picture}"
         );
         assert_eq!(chart.table.rows.len(), 2);

@@ -2,11 +2,9 @@
 
 use jiff::Timestamp;
 
-use super::{Chart, Frame, Table, area, label, line, polyline};
+use super::{COLUMN, Chart, Frame, Table, area, label, line, polyline};
 use crate::pages::format::{Html, Moment, Percent};
 
-/// It stands in a column.
-const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 230.0;
 
 /// What a deal's probability was, and is.
@@ -43,8 +41,7 @@ pub fn history(data: &History, until: Timestamp) -> Option<Chart> {
     let mut picture = Html::default();
     let frame = Frame {
         top: 26.0,
-        right: WIDTH - 14.0,
-        ..Frame::new(44.0, HEIGHT)
+        ..Frame::new(44.0, COLUMN, HEIGHT)
     };
     let probabilities = frame.shares(&mut picture, top(data));
     let times = frame.times(&mut picture, from, until);
@@ -82,7 +79,7 @@ pub fn history(data: &History, until: Timestamp) -> Option<Chart> {
         id: "history",
         title: "Win probability over time".into(),
         description: words(data),
-        width: WIDTH,
+        width: COLUMN,
         height: HEIGHT,
         picture,
         caption: caption(),
@@ -116,7 +113,7 @@ fn stages(picture: &mut Html, frame: &Frame, data: &History, x_of: impl Fn(Times
             );
         }
         let width = 6.3 * stage.chars().count() as f64;
-        if x + 3.0 >= free_from && x + width < WIDTH {
+        if x + 3.0 >= free_from && x + width < COLUMN {
             label(picture, x + 4.0, frame.top - 12.0, "", stage);
             free_from = x + width + 12.0;
         }

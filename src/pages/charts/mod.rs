@@ -19,10 +19,12 @@ use jiff::civil::{Date, Time};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 
-use super::format::Html;
+use super::format::{Html, shortened};
 
-/// Of charts in the units of their view box, which is as wide as a card on a desk.
-const WIDTH: f64 = 720.0;
+/// Of charts in a column, in the units of their view box.
+const COLUMN: f64 = 560.0;
+/// Of charts that are as wide as the page.
+const WIDE: f64 = 1080.0;
 
 /// A line of numbers on a line of pixels.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -150,8 +152,13 @@ impl Chart {
     pub fn html(&self) -> Html {
         let mut html = Html::default();
         let (id, width, height) = (self.id, self.width, self.height);
+        let class = if width > COLUMN {
+            "chart wide"
+        } else {
+            "chart"
+        };
         html.add(format_args!(
-            r#"<figure class="chart" id="{id}"><div class="plot"><svg viewBox="0 0 {width} {height}" role="img" aria-labelledby="{id}-title {id}-words"><title id="{id}-title">"#
+            r#"<figure class="{class}" id="{id}"><div class="plot"><svg viewBox="0 0 {width} {height}" role="img" aria-labelledby="{id}-title {id}-words"><title id="{id}-title">"#
         ));
         html.text(&self.title);
         html.add(format_args!(r#"</title><desc id="{id}-words">"#));
@@ -188,6 +195,22 @@ impl Table {
             html.raw("</tr>");
         }
         html.raw("</tbody></table></div></details>");
+    }
+}
+
+/// A number at an axis: `4M`, `2.5K`.
+fn tick(number: f64) -> String {
+    let text = shortened(number);
+    let (digits, unit) = match text.strip_suffix(['K', 'M', 'B']) {
+        Some(digits) => (digits, &text[digits.len()..]),
+        None => (text.as_str(), ""),
+    };
+    match digits.contains('.') {
+        true => format!(
+            "{}{unit}",
+            digits.trim_end_matches('0').trim_end_matches('.')
+        ),
+        false => text,
     }
 }
 
@@ -240,10 +263,10 @@ struct Frame {
 }
 
 impl Frame {
-    fn new(left: f64, height: f64) -> Self {
+    fn new(left: f64, width: f64, height: f64) -> Self {
         Self {
             left,
-            right: WIDTH - 14.0,
+            right: width - 14.0,
             top: 12.0,
             bottom: height - 26.0,
         }
@@ -314,6 +337,14 @@ mod tests {
     }
 
     #[test]
+    fn axes_have_short_numbers() {
+        assert_eq!(tick(4e6), "4M");
+        assert_eq!(tick(2500.0), "2.5K");
+        assert_eq!(tick(100_000.0), "100K");
+        assert_eq!(tick(0.0), "0");
+    }
+
+    #[test]
     fn days_are_labelled_by_how_many_there_are() {
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
         let labels = |from: &str, to: &str| -> Vec<String> {
@@ -338,7 +369,7 @@ mod tests {
             id: "c",
             title: "Title & more".into(),
             description: "It rises.".into(),
-            width: WIDTH,
+            width: COLUMN,
             height: 100.0,
             picture: Html::default(),
             caption: Html::default(),

@@ -1,6 +1,6 @@
 //! Whether probabilities come true: predicted against actual win rates.
 
-use super::{Chart, Frame, Scale, Table, line, polyline};
+use super::{COLUMN, Chart, Frame, Scale, Table, line, polyline};
 use crate::pages::format::{Count, Html, Percent};
 
 const HEIGHT: f64 = 340.0;
@@ -25,7 +25,7 @@ pub fn reliability(bins: &[Bin]) -> Option<Chart> {
         return None;
     }
     let mut picture = Html::default();
-    let frame = Frame::new(LEFT, HEIGHT);
+    let frame = Frame::new(LEFT, COLUMN, HEIGHT);
     let highest = bins.iter().map(|bin| bin.high.max(bin.predicted));
     let top = (10.0 * highest.fold(0.0, f64::max)).ceil().clamp(2.0, 10.0) / 10.0;
     let y = frame.shares(&mut picture, top);
@@ -73,7 +73,7 @@ pub fn reliability(bins: &[Bin]) -> Option<Chart> {
             "{} groups of deals, from the least to the most likely. In {misses} of them the predicted rate lies outside of the interval of the actual one.",
             bins.len()
         ),
-        width: super::WIDTH,
+        width: COLUMN,
         height: HEIGHT,
         picture,
         caption,
@@ -114,8 +114,8 @@ mod tests {
         };
         let chart = reliability(&[bin(0.1, 0.1), bin(0.3, 0.45)]).unwrap();
         assert!(chart.description.contains("In 1 of them"));
-        // Half is the end of both scales: 44 to 706 and 314 to 12.
-        let (x, y) = (44.0 + 662.0 * 0.6, 314.0 - 302.0 * 0.9);
+        // Half is the end of both scales: 44 to 546 and 314 to 12.
+        let (x, y) = (44.0 + 502.0 * 0.6, 314.0 - 302.0 * 0.9);
         let dot = format!(r#"cx="{x:.1}" cy="{y:.1}""#);
         assert!(chart.picture.as_str().contains(&dot), "{:?}", chart.picture);
         assert!(reliability(&[]).is_none());

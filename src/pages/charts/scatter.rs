@@ -1,6 +1,6 @@
 //! Attention against value: each deal at its two ranks.
 
-use super::{Chart, Frame, Scale, Table, label, line};
+use super::{Chart, Frame, Scale, Table, WIDE, label, line};
 use crate::pages::format::Html;
 
 const HEIGHT: f64 = 330.0;
@@ -36,7 +36,7 @@ pub fn scatter(points: &[Point], gap: f64) -> Option<Chart> {
     let mut picture = Html::default();
     let frame = Frame {
         bottom: HEIGHT - 34.0,
-        ..Frame::new(40.0, HEIGHT)
+        ..Frame::new(40.0, WIDE, HEIGHT)
     };
     let x = Scale::new(0.0, 1.0, frame.left + 10.0, frame.right - 10.0);
     let y = Scale::new(0.0, 1.0, frame.bottom - 10.0, frame.top + 10.0);
@@ -122,7 +122,7 @@ pub fn scatter(points: &[Point], gap: f64) -> Option<Chart> {
             count(PointKind::Neglected),
             count(PointKind::Overworked),
         ),
-        width: super::WIDTH,
+        width: WIDE,
         height: HEIGHT,
         picture,
         caption: Html::default(),
