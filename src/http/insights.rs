@@ -10,6 +10,7 @@ use super::pipeline;
 use super::problem::{Problem, ProblemDocument};
 use super::query::Params;
 use crate::app::{App, now};
+use crate::error::{Error, Result};
 use crate::insight::attention::{Misprioritized, misprioritized};
 use crate::insight::period::Period;
 use crate::insight::reps::{Reps, reps};
@@ -148,12 +149,21 @@ pub async fn read_reps(app: Data<App>, request: HttpRequest) -> Result<HttpRespo
     let period = pipeline::period(&mut params, usual, pipeline::PERIOD_DAYS_MAX);
     params.finish()?;
     let survey = app.book.survey().await?;
-    let found = reps(&survey, &scope, period, at);
+    let worked_out = survey.clone();
+    let found = aside(move || reps(&worked_out, &scope, period, at)).await?;
     let notes = found.notes.clone();
     Ok(HttpResponse::Ok().json(Answer::noted(&survey, notes, found, at)))
 }
 
-async fn list<T: Serialize>(
+/// Works something out where other requests do not wait for it: of a large pipeline it takes a while.
+pub(super) async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    let done = actix_web::web::block(work).await;
+    done.map_err(|e| Error::Internal(e.into()))
+}
+
+async fn list<T: Serialize + Send + 'static>(
     app: &App,
     request: &HttpRequest,
     insight: fn(&Survey, &Scope, Timestamp, usize) -> T,
@@ -169,6 +179,7 @@ async fn list<T: Serialize>(
     params.finish()?;
     let survey = app.book.survey().await?;
     let at = now();
-    let found = insight(&survey, &scope, at, limit);
+    let worked_out = survey.clone();
+    let found = aside(move || insight(&worked_out, &scope, at, limit)).await?;
     Ok(HttpResponse::Ok().json(Answer::new(&survey, found, at)))
 }

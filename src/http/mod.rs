@@ -59,6 +59,7 @@ pub async fn run(
 ) -> Result<()> {
     let app = Data::new(app);
     let boards = Data::new(Boards::default());
+    tokio::spawn(Boards::clone(&boards).keep_warm(app.clone()));
     let limits = app.config.limits.clone();
     let workers = app.config.http_workers;
     let jobs = app.jobs.clone();

@@ -4,7 +4,7 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use jiff::civil::Date;
 
-use super::insights::{Answer, scope};
+use super::insights::{Answer, aside, scope};
 use super::problem::{Problem, ProblemDocument};
 use super::query::Params;
 use crate::app::{App, now};
@@ -45,7 +45,8 @@ pub async fn read_summary(app: Data<App>, request: HttpRequest) -> Result<HttpRe
     let step = params.one_of("step").unwrap_or_default();
     params.finish()?;
     let survey = app.book.survey().await?;
-    let found = summary(&survey, &scope, period, step, at);
+    let worked_out = survey.clone();
+    let found = aside(move || summary(&worked_out, &scope, period, step, at)).await?;
     let notes = found.notes.clone();
     Ok(HttpResponse::Ok().json(Answer::noted(&survey, notes, found, at)))
 }
@@ -85,7 +86,8 @@ pub async fn read_coverage(app: Data<App>, request: HttpRequest) -> Result<HttpR
         target,
         confidence,
     };
-    let found = coverage(&survey, &scope, asked, at);
+    let worked_out = survey.clone();
+    let found = aside(move || coverage(&worked_out, &scope, asked, at)).await?;
     let notes = found.notes.clone();
     Ok(HttpResponse::Ok().json(Answer::noted(&survey, notes, found, at)))
 }
@@ -115,7 +117,8 @@ pub async fn read_forecast(app: Data<App>, request: HttpRequest) -> Result<HttpR
     let target = target(&mut params);
     params.finish()?;
     let survey = app.book.survey().await?;
-    let found = forecast(&survey, &scope, period, target, at);
+    let worked_out = survey.clone();
+    let found = aside(move || forecast(&worked_out, &scope, period, target, at)).await?;
     let notes = found.notes.clone();
     Ok(HttpResponse::Ok().json(Answer::noted(&survey, notes, found, at)))
 }

@@ -1,16 +1,18 @@
 //! All figures of a board, worked out together.
 //!
-//! A forecast draws many futures. What took long is kept for a moment, so that looking again, or a click
-//! on a filter and back, costs nothing; small pipelines are always worked out anew.
+//! A forecast draws many futures. What took long is kept: given out again for a moment as it is, later once
+//! more while it is worked out anew, so that nobody waits for it. Small pipelines are always worked out anew.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use actix_web::web;
-use jiff::Timestamp;
+use actix_web::web::{self, Data};
+use jiff::{SignedDuration, Timestamp};
 use moka::sync::Cache;
 
 use super::filters::Filters;
+use crate::app::{App, now};
 use crate::error::{Error, Result};
 use crate::insight::attention::{Misprioritized, misprioritized};
 use crate::insight::coverage::{Asked, Coverage, coverage};
@@ -25,8 +27,12 @@ use crate::pages::format::Html;
 
 /// Rows of a list on the page; files have more.
 const ROWS_SHOWN: usize = 10;
-/// How long figures are kept.
-const KEPT: Duration = Duration::from_secs(30);
+/// How long figures are given out as they are.
+const FRESH: SignedDuration = SignedDuration::from_secs(30);
+/// How long they are given out while newer ones are worked out.
+const KEPT: Duration = Duration::from_secs(600);
+/// How often the usual board is worked out unasked, where that takes long.
+const WARMED_EVERY: Duration = Duration::from_secs(300);
 /// Figures that took less are worked out anew as soon as a deal has changed.
 const QUICK: Duration = Duration::from_millis(30);
 /// Boards that are kept at once.
@@ -58,14 +64,21 @@ pub struct Figures {
     took: Duration,
 }
 
-/// The boards of the last moments.
+/// The boards of the last minutes.
 #[derive(Debug, Clone)]
-pub struct Boards(Cache<Question, Arc<Figures>>);
+pub struct Boards {
+    kept: Cache<Question, Arc<Figures>>,
+    /// What is being worked out anew.
+    under_way: Arc<Mutex<HashSet<Question>>>,
+}
 
 impl Default for Boards {
     fn default() -> Self {
         let kept = Cache::builder().max_capacity(BOARDS_MAX);
-        Self(kept.time_to_live(KEPT).build())
+        Self {
+            kept: kept.time_to_live(KEPT).build(),
+            under_way: Arc::default(),
+        }
     }
 }
 
@@ -84,33 +97,76 @@ impl Boards {
             horizon,
             target: filters.target.map(f64::to_bits),
         };
-        if let Some(kept) = self.0.get(&question)
-            && (kept.took > QUICK || Arc::ptr_eq(&kept.survey, &survey))
-        {
+        let kept = self.kept.get(&question);
+        if let Some(kept) = kept.filter(|kept| kept.is_good_enough(&survey, now)) {
+            if now.duration_since(kept.at) > FRESH {
+                self.work_out_anew(survey, question, now);
+            }
             return Ok(kept);
         }
-        let kept = self.0.clone();
-        let target = filters.target;
-        let work = move || {
-            let figures = Arc::new(Figures::of(survey, &question, target, now));
-            kept.insert(question, figures.clone());
-            figures
-        };
+        let boards = self.clone();
+        let work = move || boards.work_out(survey, question, now);
         let figures = web::block(work).await;
         figures.map_err(|e| Error::Internal(e.into()))
+    }
+
+    /// Works out the usual board every now and then until the service ends, so that who comes first on a
+    /// morning need not wait for a large one.
+    pub async fn keep_warm(self, app: Data<App>) {
+        let mut stopping = app.stopping();
+        let warm = || async {
+            if let Ok(survey) = app.book.survey().await {
+                let _ = self.figures(survey, &Filters::usual(now()), now()).await;
+            }
+            tokio::time::sleep(WARMED_EVERY).await;
+        };
+        tokio::select! {
+            _ = stopping.wait_for(|is_stopping| *is_stopping) => {}
+            () = async { loop { warm().await } } => {}
+        }
+    }
+
+    fn work_out(&self, survey: Arc<Survey>, question: Question, now: Timestamp) -> Arc<Figures> {
+        let figures = Arc::new(Figures::of(survey, &question, now));
+        self.kept.insert(question, figures.clone());
+        figures
+    }
+
+    /// Once at a time.
+    fn work_out_anew(&self, survey: Arc<Survey>, question: Question, now: Timestamp) {
+        let boards = self.clone();
+        if boards.under_way().insert(question.clone()) {
+            tokio::task::spawn_blocking(move || {
+                boards.work_out(survey, question.clone(), now);
+                boards.under_way().remove(&question);
+            });
+        }
+    }
+
+    fn under_way(&self) -> std::sync::MutexGuard<'_, HashSet<Question>> {
+        self.under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Figures {
-    fn of(survey: Arc<Survey>, question: &Question, target: Option<f64>, now: Timestamp) -> Self {
+    /// Whether these figures will do: nothing has changed, or they take long to work out.
+    fn is_good_enough(&self, survey: &Arc<Survey>, now: Timestamp) -> bool {
+        let is_same = Arc::ptr_eq(&self.survey, survey) && now.duration_since(self.at) <= FRESH;
+        is_same || self.took > QUICK
+    }
+
+    fn of(survey: Arc<Survey>, question: &Question, now: Timestamp) -> Self {
         let started = Instant::now();
         let Question {
             scope,
             period,
             step,
             horizon,
-            ..
+            target,
         } = question;
+        let target = target.map(f64::from_bits);
         let asked = Asked {
             period: *horizon,
             target,

@@ -88,21 +88,29 @@ pub struct Field {
 }
 
 impl Filters {
-    pub fn read(params: &mut Params, now: Timestamp) -> Self {
-        let usual = Period::last_twelve_months(now);
-        let scope = scope(params);
-        let period = period(params, usual, PERIOD_DAYS_MAX);
-        let step = params.one_of("step").unwrap_or_default();
-        let horizon = params.one_of("horizon").unwrap_or_default();
-        let mut filters = Self {
-            scope,
-            period,
-            step,
-            horizon,
-            target: target(params),
+    /// What is shown unless asked otherwise.
+    pub fn usual(now: Timestamp) -> Self {
+        Self {
+            scope: Scope::default(),
+            period: Period::last_twelve_months(now),
+            step: Step::default(),
+            horizon: Horizon::default(),
+            target: None,
             presets: Vec::new(),
             horizons: Vec::new(),
             fields: Vec::new(),
+        }
+    }
+
+    pub fn read(params: &mut Params, now: Timestamp) -> Self {
+        let usual = Self::usual(now);
+        let mut filters = Self {
+            scope: scope(params),
+            period: period(params, usual.period, PERIOD_DAYS_MAX),
+            step: params.one_of("step").unwrap_or_default(),
+            horizon: params.one_of("horizon").unwrap_or_default(),
+            target: target(params),
+            ..usual
         };
         filters.presets = filters.presets(now);
         filters.horizons = filters.horizons();
