@@ -22,6 +22,7 @@ use crate::outbound::Outbound;
 use crate::ranking::{Accelerator, RedisSettings};
 use crate::scoring::Scorer;
 use crate::store::{Store, StoreLocation};
+use crate::uploads::{KEPT, Uploads};
 
 /// Processes that may share a data folder; more are a mistake.
 const PROCESSES_MAX: usize = 64;
@@ -37,6 +38,8 @@ pub struct App {
     pub metrics: PrometheusHandle,
     /// Where uploads wait for their job; of this process alone.
     pub uploads_dir: PathBuf,
+    /// Those that people have not decided about yet.
+    pub uploads: Uploads,
     stopping: watch::Sender<bool>,
     _store_lock: Option<DirLock>,
     _uploads_lock: Option<DirLock>,
@@ -67,6 +70,7 @@ impl App {
         let outbound = Outbound::start(&book, &config, &crms, jobs.leading()).await?;
         book.begin_survey();
         let inbound = Inbound::start(book.clone(), &config, crms)?;
+        let uploads = Uploads::new(config.limits.uploads_waiting_max, KEPT);
         Ok(Self {
             config,
             access,
@@ -76,6 +80,7 @@ impl App {
             inbound,
             metrics,
             uploads_dir,
+            uploads,
             stopping: watch::Sender::new(false),
             _store_lock: store_lock,
             _uploads_lock: uploads_lock,

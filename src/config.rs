@@ -107,6 +107,7 @@ pub struct Limits {
     pub ndjson_line_bytes_max: usize,
     pub import_bytes_max: u64,
     pub jobs_queued_max: usize,
+    pub uploads_waiting_max: usize,
     pub request_head_seconds_max: u64,
     pub body_pause_seconds_max: u64,
     pub shutdown_seconds_max: u64,
@@ -193,6 +194,7 @@ impl Config {
             ("ndjson_line_bytes_max", limits.ndjson_line_bytes_max as u64),
             ("import_bytes_max", limits.import_bytes_max),
             ("jobs_queued_max", limits.jobs_queued_max as u64),
+            ("uploads_waiting_max", limits.uploads_waiting_max as u64),
             ("request_head_seconds_max", limits.request_head_seconds_max),
             ("body_pause_seconds_max", limits.body_pause_seconds_max),
         ] {

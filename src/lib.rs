@@ -48,4 +48,5 @@ pub mod store;
 pub mod telemetry;
 pub mod tls;
 pub mod training;
+pub mod uploads;
 pub mod what_if;

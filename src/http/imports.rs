@@ -71,7 +71,10 @@ pub async fn import(
     let upload = Upload::new(&app.uploads_dir)?;
     let limits = &app.config.limits;
     let mut task = match body::media_type(&request)?.as_deref() {
-        Some("multipart/form-data") => upload.form(&request, payload, limits).await?,
+        Some("multipart/form-data") => {
+            let parts = upload.parts(&request, payload, limits, &PARTS).await?;
+            parts.task()?
+        }
         kind => {
             let name = file_name(kind)?;
             let path = upload.dir.join("file");
@@ -119,14 +122,17 @@ pub async fn rejects(app: Data<App>, request: HttpRequest) -> Result<HttpRespons
         .streaming(body::read_file(file)))
 }
 
+/// The parts that programs may send.
+const PARTS: [&str; 3] = ["file", "mapping", "events"];
+
 /// A folder for the files of one request; gone with it, unless a job takes it over.
-struct Upload {
-    dir: PathBuf,
+pub(crate) struct Upload {
+    pub dir: PathBuf,
     temporary: Option<tempfile::TempDir>,
 }
 
 impl Upload {
-    fn new(uploads_dir: &Path) -> Result<Self> {
+    pub fn new(uploads_dir: &Path) -> Result<Self> {
         let dir = tempfile::TempDir::new_in(uploads_dir).context("cannot take an upload")?;
         Ok(Self {
             dir: dir.path().to_owned(),
@@ -134,20 +140,26 @@ impl Upload {
         })
     }
 
+    /// The folder, which goes when the value goes that is returned.
+    pub fn into_dir(self) -> Option<tempfile::TempDir> {
+        self.temporary
+    }
+
     /// From here on the job cleans up.
-    fn hand_over(mut self, task: ImportTask) -> ImportTask {
+    pub fn hand_over(mut self, task: ImportTask) -> ImportTask {
         let upload_dir = self.temporary.take().map(tempfile::TempDir::keep);
         ImportTask { upload_dir, ..task }
     }
 
     /// The parts of a form, each to a file. All are read before any is judged, so that the client
     /// has sent everything when it hears what is wrong.
-    async fn form(
+    pub async fn parts(
         &self,
         request: &HttpRequest,
         payload: Payload,
         limits: &Limits,
-    ) -> Result<ImportTask, Problem> {
+        known: &[&str],
+    ) -> Result<Parts, Problem> {
         let mut form = Multipart::new(request.headers(), payload);
         let mut parts = Parts::default();
         let mut bytes_left = limits.import_bytes_max;
@@ -158,43 +170,49 @@ impl Upload {
                 None => break,
                 Some(field) => {
                     let mut field = field.map_err(unreadable)?;
-                    let path = parts.place(&field, &self.dir);
+                    let path = parts.place(&field, &self.dir, known);
                     save_part(&mut field, path, &mut bytes_left, limits).await?;
                 }
             }
         }
-        parts.task()
+        Ok(parts)
     }
 }
 
 /// Which parts a form had.
 #[derive(Default)]
-struct Parts {
+pub(crate) struct Parts {
     file: Option<(PathBuf, String)>,
     mapping: Option<PathBuf>,
     events: Option<PathBuf>,
+    csrf: Option<PathBuf>,
     errors: Vec<FieldError>,
 }
 
 impl Parts {
     /// Where to save a part; `None` for one that is not wanted.
-    fn place(&mut self, field: &Field, dir: &Path) -> Option<PathBuf> {
+    fn place(&mut self, field: &Field, dir: &Path, known: &[&str]) -> Option<PathBuf> {
         let name = field.name().unwrap_or_default().to_owned();
+        let sent = field.content_disposition().and_then(|d| d.get_filename());
+        if !known.contains(&name.as_str()) {
+            self.errors
+                .push(FieldError::new(name, "there is no such part"));
+            return None;
+        }
+        // So browsers say that no file was chosen.
+        if sent == Some("") {
+            return None;
+        }
         let path = dir.join(&name);
         let is_repeated = match name.as_str() {
             "file" => {
-                let sent = field.content_disposition().and_then(|d| d.get_filename());
                 let sent = sent.map(last_segment).filter(|name| !name.is_empty());
                 let called = sent.unwrap_or("file").to_owned();
                 self.file.replace((path.clone(), called)).is_some()
             }
             "mapping" => self.mapping.replace(path.clone()).is_some(),
             "events" => self.events.replace(path.clone()).is_some(),
-            _ => {
-                self.errors
-                    .push(FieldError::new(name, "there is no such part"));
-                return None;
-            }
+            _ => self.csrf.replace(path.clone()).is_some(),
         };
         if is_repeated {
             self.errors
@@ -204,7 +222,12 @@ impl Parts {
         Some(path)
     }
 
-    fn task(mut self) -> Result<ImportTask, Problem> {
+    /// The token of the page that a form was on.
+    pub fn csrf(&self) -> Option<String> {
+        std::fs::read_to_string(self.csrf.as_ref()?).ok()
+    }
+
+    pub fn task(mut self) -> Result<ImportTask, Problem> {
         if self.file.is_none() {
             self.errors.push(FieldError::new("file", "is required"));
         }

@@ -15,7 +15,7 @@ mod deals;
 mod flat_scores;
 pub(crate) mod gate;
 mod health;
-mod imports;
+pub(crate) mod imports;
 pub(crate) mod insights;
 mod jobs;
 mod models;

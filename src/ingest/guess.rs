@@ -12,7 +12,7 @@ use csv::StringRecord;
 use jiff::Timestamp;
 
 use super::input::Input;
-use super::mapping::{EventColumns, Mapping, TimeFormat};
+use super::mapping::{EventColumns, Mapping, OutcomeLabels, TimeFormat};
 use super::table::{Headers, Table, fold};
 use super::values::{MoneyReader, TimeReader, everyday_outcome, read_boolean, shown};
 use crate::domain::{Currency, Outcome};
@@ -27,6 +27,8 @@ const LABELS_MAX: usize = 40;
 const SAMPLE_MAX: u64 = 1_000;
 /// Rows kept whole, to compare columns with each other.
 const ROWS_KEPT_MAX: usize = 1_000;
+/// Values of a column that people are shown.
+const SAMPLES_SHOWN_MAX: usize = 3;
 /// Share of values that must be readable for a name to be believed.
 const READABLE_MIN: f64 = 0.95;
 /// Share of rows from which on a word for "not known" is worth a line.
@@ -169,10 +171,30 @@ const OUTCOME_NAMES: [&str; 19] = [
 ];
 
 /// A guessed mapping, and how it came about, a line for each finding.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Guess {
     pub mapping: Mapping,
     pub lines: Vec<String>,
+}
+
+/// What a file looks like to people: what was guessed, and what they would guess it from.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Look {
+    pub guess: Guess,
+    /// Rows that were looked at.
+    pub rows: u64,
+    pub columns: Vec<ColumnLook>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ColumnLook {
+    pub name: String,
+    /// Rows with a value.
+    pub filled: u64,
+    /// A few different values, the first ones.
+    pub samples: Vec<String>,
+    /// All values with their counts; `None` where they are too many for outcomes.
+    pub labels: Option<Vec<(String, u64)>>,
 }
 
 /// What a file looks like: its columns and a summary of their values.
@@ -339,6 +361,22 @@ impl Profile {
         }
     }
 
+    /// The first few different values of a column.
+    fn samples(&self, column: &Column) -> Vec<String> {
+        let mut samples: Vec<String> = Vec::new();
+        let cells = self.kept.iter().map(|row| column.cell(row));
+        for cell in cells.filter(|cell| !cell.is_empty()) {
+            let cell = shown(cell);
+            if !samples.contains(&cell) {
+                samples.push(cell);
+            }
+            if samples.len() == SAMPLES_SHOWN_MAX {
+                break;
+            }
+        }
+        samples
+    }
+
     fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)
     }
@@ -358,6 +396,50 @@ impl Readers {
 /// # Errors
 /// When the file cannot be read as CSV.
 pub fn guess_file(path: &Path, name: &str) -> Result<Guess> {
+    Ok(guess(&profile_file(path, name)?))
+}
+
+/// Looks at a file for people, who see what was guessed, and from what.
+///
+/// # Errors
+/// As [`guess_file`].
+pub fn look_at(path: &Path, name: &str) -> Result<Look> {
+    let profile = profile_file(path, name)?;
+    let of_column = |column: &Column| ColumnLook {
+        name: column.name.clone(),
+        filled: column.filled,
+        samples: profile.samples(column),
+        labels: column
+            .labels
+            .as_ref()
+            .map(|labels| labels.iter().map(|(l, n)| (l.clone(), *n)).collect()),
+    };
+    Ok(Look {
+        guess: guess(&profile),
+        rows: profile.rows,
+        columns: profile.columns.iter().map(of_column).collect(),
+    })
+}
+
+/// What the values of an outcome column seem to mean: those in everyday words, and yes and no. All
+/// others are taken for open.
+pub fn sort_labels<'a>(labels: impl IntoIterator<Item = &'a str>) -> OutcomeLabels {
+    let mut sorted = OutcomeLabels::default();
+    for label in labels {
+        let outcome = read_boolean(label)
+            .map(|is_won| if is_won { Outcome::Won } else { Outcome::Lost })
+            .or_else(|| everyday_outcome(label));
+        let list = match outcome {
+            Some(Outcome::Won) => &mut sorted.won,
+            Some(Outcome::Lost) => &mut sorted.lost,
+            _ => &mut sorted.open,
+        };
+        list.push(label.to_owned());
+    }
+    sorted
+}
+
+fn profile_file(path: &Path, name: &str) -> Result<Profile> {
     let mut table = Table::open(Input::open_as(path, name)?, None)?;
     let readers = Readers::new(table.delimiter)?;
     let mut profile = Profile::of_headers(&table.headers);
@@ -368,7 +450,7 @@ pub fn guess_file(path: &Path, name: &str) -> Result<Guess> {
             profile.add(&row, &readers);
         }
     }
-    Ok(guess(&profile))
+    Ok(profile)
 }
 
 /// The mapping that fits names and values best.
@@ -822,6 +904,30 @@ mod tests {
             salesforce.mapping.outcome.closed_column.as_deref(),
             Some("IsClosed")
         );
+    }
+
+    #[test]
+    fn people_see_what_was_guessed_and_from_what() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "id,Status,Note\n1,Won,\n2,Lost,x\n3,Demo,x\n4,Demo,y\n";
+        std::fs::write(file.path(), text).unwrap();
+        let look = look_at(file.path(), "deals.csv").unwrap();
+        assert_eq!(look.guess, guess_file(file.path(), "deals.csv").unwrap());
+        assert_eq!(look.rows, 4);
+        let [id, status, note] = &look.columns[..] else {
+            panic!("{look:?}");
+        };
+        assert_eq!((id.filled, note.filled), (4, 3));
+        assert_eq!(status.samples, ["Won", "Lost", "Demo"]);
+        assert_eq!(note.samples, ["x", "y"]);
+        let labels = status.labels.as_ref().unwrap();
+        assert_eq!(labels[0], ("Demo".to_owned(), 2));
+        let sorted = sort_labels(labels.iter().map(|(label, _)| label.as_str()));
+        assert_eq!(
+            (sorted.won, sorted.lost),
+            (vec!["Won".to_owned()], vec!["Lost".to_owned()])
+        );
+        assert_eq!(sorted.open, ["Demo"]);
     }
 
     #[test]

@@ -115,6 +115,13 @@ pub fn grouped(number: f64, decimals: usize) -> String {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Count(pub u64);
 
+impl Count {
+    /// Of what is counted in memory, as templates hand it over.
+    pub fn of(count: &usize) -> Self {
+        Self(*count as u64)
+    }
+}
+
 impl Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = grouped(self.0 as f64, 0);

@@ -54,6 +54,12 @@ impl Form {
         Ok(Self(fields.map_err(|_| unreadable())?.into_inner()))
     }
 
+    #[cfg(test)]
+    pub fn from_pairs<'a>(fields: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        Self(fields.into_iter().map(owned).collect())
+    }
+
     /// A field that was filled in.
     pub fn text(&self, name: &str) -> Option<&str> {
         let (_, value) = self.0.iter().find(|(field, _)| field == name)?;

@@ -49,8 +49,13 @@ pub mod format;
 pub mod forms;
 pub mod glossary;
 mod home;
+mod imports;
+mod job;
 pub mod layout;
 pub mod links;
+mod mapping_form;
+mod model_report;
+mod models;
 mod queue;
 mod sign_in;
 pub mod words;
@@ -85,5 +90,56 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(resource(
             "/sign-out",
             [(M::POST, web::to(sign_in::sign_out))],
+        ))
+        .configure(model_routes)
+        .configure(import_routes);
+}
+
+fn model_routes(config: &mut ServiceConfig) {
+    use Method as M;
+    config
+        .service(resource("/models", [(M::GET, web::to(models::list))]))
+        .service(resource(
+            "/models/train",
+            [(M::POST, web::to(models::train))],
+        ))
+        .service(resource(
+            "/models/rollback",
+            [(M::POST, web::to(models::roll_back))],
+        ))
+        .service(resource(
+            "/models/{version}",
+            [(M::GET, web::to(model_report::report))],
+        ))
+        .service(resource(
+            "/models/{version}/activate",
+            [(M::POST, web::to(models::activate))],
+        ))
+        .service(resource(
+            "/models/{version}/recalibrate",
+            [(M::POST, web::to(models::recalibrate))],
+        ));
+}
+
+fn import_routes(config: &mut ServiceConfig) {
+    use Method as M;
+    config
+        .service(resource(
+            "/imports",
+            [
+                (M::GET, web::to(imports::list)),
+                (M::POST, web::to(imports::upload)),
+            ],
+        ))
+        .service(resource(
+            "/imports/uploads/{id}",
+            [
+                (M::GET, web::to(imports::mapping)),
+                (M::POST, web::to(imports::correct)),
+            ],
+        ))
+        .service(resource(
+            "/imports/{id}",
+            [(M::GET, web::to(imports::import))],
         ));
 }

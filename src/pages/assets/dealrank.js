@@ -67,3 +67,50 @@ function keepFocus() {
 
 localise(document);
 keepFocus();
+
+// A job under way: its events move the bar; at its end the page is loaded anew, which then says how it went.
+function followJob(panel) {
+  const bar = panel.querySelector("progress");
+  const text = panel.querySelector("[data-progress]");
+  const source = new EventSource(panel.dataset.job);
+  source.addEventListener("progress", (event) => {
+    const { state, progress } = JSON.parse(event.data);
+    const percent = progress.total > 0 ? Math.min(100, Math.floor((100 * progress.done) / progress.total)) : null;
+    if (percent === null) bar.removeAttribute("value");
+    else bar.value = percent;
+    panel.querySelector("[data-state]").textContent = state === "queued" ? "waiting for its turn" : state;
+    const phase = progress.phase ?? "starting";
+    text.textContent = percent === null ? `${phase} …` : `${phase}: ${percent}%`;
+  });
+  const end = () => {
+    source.close();
+    location.reload();
+  };
+  source.addEventListener("done", end);
+  source.addEventListener("failed", end);
+  source.addEventListener("error", () => {
+    // While it connects again there is nothing to do; when it gives up, the page tells why.
+    if (source.readyState === EventSource.CLOSED) end();
+  });
+}
+
+// A file may be dropped on its field, wherever in the label.
+function takeDrops(label) {
+  const input = label.querySelector("input[type=file]");
+  const mark = (isOver) => label.classList.toggle("over", isOver);
+  label.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    mark(true);
+  });
+  label.addEventListener("dragleave", () => mark(false));
+  label.addEventListener("drop", (event) => {
+    event.preventDefault();
+    mark(false);
+    if (event.dataTransfer.files.length === 0) return;
+    input.files = event.dataTransfer.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  });
+}
+
+document.querySelectorAll("[data-job]").forEach(followJob);
+document.querySelectorAll("[data-drop]").forEach(takeDrops);

@@ -4,7 +4,7 @@ use super::{COLUMN, Chart, Frame, Scale, Table, label, line, polyline};
 use crate::pages::format::{Html, Percent};
 
 const HEIGHT: f64 = 320.0;
-const CLASSES: [&str; 5] = ["a", "c", "b", "a dash", "c dash"];
+const CLASSES: [&str; 6] = ["a", "c", "b", "a dash", "c dash", "b dash"];
 
 /// An order, and what share of the won value is in its top, by the share of the deals.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,7 +19,7 @@ pub fn curves(curves: &[Curve]) -> Option<Chart> {
     let first = curves.iter().find(|curve| !curve.points.is_empty())?;
     let mut picture = Html::default();
     let frame = Frame {
-        right: COLUMN - 130.0,
+        right: COLUMN - 168.0,
         ..Frame::new(44.0, COLUMN, HEIGHT)
     };
     let y = frame.shares(&mut picture, 1.0);
@@ -107,7 +107,7 @@ mod tests {
         );
         assert_eq!(chart.picture.as_str().matches("<polyline").count(), 2);
         assert!(
-            chart.picture.as_str().contains("430.0,12.0 \"/>"),
+            chart.picture.as_str().contains("392.0,12.0 \"/>"),
             "{:?}",
             chart.picture
         );

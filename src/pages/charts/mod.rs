@@ -4,12 +4,13 @@
 //! - `history`: a deal's probability over time. `waterfall`: from the average deal to this one.
 //! - `scatter`: attention against value. `fan`: a forecast over a period. `columns`: won and lost by month.
 //!   `rows`: bars in table cells.
-//! - `reliability` and `curves`: how good a model is.
+//! - `reliability`, `money` and `curves`: how good a model is.
 
 pub mod columns;
 pub mod curves;
 pub mod fan;
 pub mod history;
+pub mod money;
 pub mod reliability;
 pub mod rows;
 pub mod scatter;
@@ -157,8 +158,13 @@ impl Chart {
         } else {
             "chart"
         };
+        // What is one picture to who listens has no links within.
+        let role = match self.picture.as_str().contains("<a ") {
+            true => "group",
+            false => "img",
+        };
         html.add(format_args!(
-            r#"<figure class="{class}" id="{id}"><div class="plot"><svg viewBox="0 0 {width} {height}" role="img" aria-labelledby="{id}-title {id}-words"><title id="{id}-title">"#
+            r#"<figure class="{class}" id="{id}"><div class="plot"><svg viewBox="0 0 {width} {height}" role="{role}" aria-labelledby="{id}-title {id}-words"><title id="{id}-title">"#
         ));
         html.text(&self.title);
         html.add(format_args!(r#"</title><desc id="{id}-words">"#));

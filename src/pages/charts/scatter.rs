@@ -148,6 +148,8 @@ fn dot(picture: &mut Html, point: &Point, x: &Scale, y: &Scale) {
     picture
         .raw(r#"<a tabindex="-1" href=""#)
         .text(&point.href)
+        .raw(r#"" aria-label=""#)
+        .text(&point.text)
         .add(format_args!(
             r#""><circle class="{class}" cx="{cx:.1}" cy="{cy:.1}" r="{r:.1}"><title>"#
         ))
