@@ -2,14 +2,17 @@
 
 mod access;
 mod bad_input;
+mod browser;
 mod cluster;
 mod crm;
 mod deals;
 mod durability;
 mod files;
+mod imports_page;
 mod ingest;
 mod insights;
 mod jobs;
+mod models_page;
 mod moving;
 mod nodes;
 mod operations;
@@ -30,6 +33,7 @@ mod service;
 mod shared;
 mod simulate;
 mod store;
+mod visit;
 mod webhook_fixtures;
 mod webhook_load;
 mod webhook_pull;

@@ -5,8 +5,8 @@ use std::time::Instant;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::access::{manager_key, rep_key};
 use crate::service::{Service, history};
+use crate::visit::{manager_key, rep_key};
 
 /// HTML of a page, at most.
 const PAGE_BYTES_MAX: usize = 200_000;

@@ -192,10 +192,10 @@ impl Server {
     /// The folder goes once the server has ended well, which it does when we have ended.
     const SHELL: &str = r#"
         exec 3<&0 2>/dev/null
-        folder=$1; shift
+        signal=$1; folder=$2; shift 2
         "$@" </dev/null >/dev/null 2>&1 3<&- & server=$!
         echo $server
-        { read -r _ <&3; kill -INT $server; } & watch=$!
+        { read -r _ <&3; kill -$signal $server; } & watch=$!
         wait $server && rm -rf "$folder"
         kill $watch"#;
 
@@ -204,8 +204,14 @@ impl Server {
     }
 
     pub fn start(folder: &Path, command: &[&str]) -> Self {
+        Self::stopped_by("INT", folder, command)
+    }
+
+    /// A server that ends on another signal: what a shell starts in the background ignores SIGINT unless it
+    /// says otherwise.
+    pub fn stopped_by(signal: &str, folder: &Path, command: &[&str]) -> Self {
         let mut shell = Command::new("sh")
-            .args(["-c", Self::SHELL, "sh"])
+            .args(["-c", Self::SHELL, "sh", signal])
             .arg(folder)
             .args(command)
             .stdin(Stdio::piped())
