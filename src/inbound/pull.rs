@@ -12,7 +12,7 @@ use super::receiver::{count, source_of};
 use super::worker::{Applier, Asked};
 use super::{Context, Meaning, Source};
 use crate::app::now;
-use crate::book::Sighting;
+use crate::book::{Observed, Sighting};
 use crate::crm::{Crm, CrmError};
 use crate::domain::DealId;
 use crate::error::Result;
@@ -156,13 +156,17 @@ async fn see(applier: &Applier, source: Source, deal_id: DealId, whole: Value) -
         return Ok(());
     };
     if gone_until.is_none_or(|gone| reading.at > gone) {
+        let born = BTreeMap::from([(deal_id.clone(), reading.at)]);
         let sighting = Sighting {
             deal_id,
             key: None,
             facts,
             is_birth,
         };
-        applier.book().observe(vec![sighting], now).await?;
+        let observed = applier.book().observe(vec![sighting], now).await?;
+        if observed.contains(&Observed::Created) {
+            applier.take_back(&born).await?;
+        }
         count(source, "pulled", 1);
     }
     Ok(())

@@ -3,7 +3,7 @@
 //! Facts may be applied in any order and more than once, so nothing here needs to be exact: a process that
 //! dies with events in hand leaves them to be applied again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -231,9 +231,31 @@ impl Applier {
         let known = store.departures(&[&read.deal_id]).await?;
         let is_gone = known.get(&read.deal_id).and_then(Departure::gone_until);
         if read.reading.meaning == Meaning::Deleted && is_gone == at {
-            match self.book.erase(&read.deal_id).await {
-                Err(Error::NotFound { .. }) => {}
-                other => other?,
+            self.erase(&read.deal_id).await?;
+        }
+        Ok(())
+    }
+
+    async fn erase(&self, id: &DealId) -> Result<()> {
+        match self.book.erase(id).await {
+            Err(Error::NotFound { .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Erases deals that came to be, by what was seen of them at a moment, although they had left by
+    /// then: elsewhere the departure was noted while we did not look. It is noted before the deal is
+    /// erased there, and we look after it was written here: one of the two finds it.
+    pub async fn take_back(&self, born: &BTreeMap<DealId, Timestamp>) -> Result<()> {
+        if born.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<&DealId> = born.keys().collect();
+        let departures = self.book.store().departures(&ids).await?;
+        for (id, seen_at) in born {
+            let gone_until = departures.get(id).and_then(Departure::gone_until);
+            if gone_until.is_some_and(|gone| *seen_at <= gone) {
+                self.erase(id).await?;
             }
         }
         Ok(())
@@ -250,6 +272,7 @@ impl Applier {
         let departures = self.book.store().departures(&ids).await?;
         let mut seen = Vec::with_capacity(reads.len());
         let mut sightings = Vec::with_capacity(reads.len());
+        let mut newest: BTreeMap<DealId, Timestamp> = BTreeMap::new();
         for read in reads {
             let gone_until = departures
                 .get(&read.deal_id)
@@ -269,6 +292,10 @@ impl Applier {
                 settled.push((read.seq, Settled::Applied));
                 continue;
             }
+            let newest = newest
+                .entry(read.deal_id.clone())
+                .or_insert(read.reading.at);
+            *newest = read.reading.at.max(*newest);
             seen.push((read.seq, read.source, is_all));
             sightings.push(Sighting {
                 deal_id: read.deal_id,
@@ -280,7 +307,13 @@ impl Applier {
         if sightings.is_empty() {
             return Ok(());
         }
+        let deal_ids: Vec<DealId> = sightings.iter().map(|s| s.deal_id.clone()).collect();
         let observed = self.take(sightings, now).await?;
+        let born = deal_ids.iter().zip(&observed);
+        let born = born.filter(|(_, observed)| **observed == Observed::Created);
+        let born: BTreeSet<&DealId> = born.map(|(id, _)| id).collect();
+        newest.retain(|id, _| born.contains(id));
+        self.take_back(&newest).await?;
         for ((seq, source, is_all), observed) in seen.into_iter().zip(observed) {
             let can_ask = asked == Asked::No && self.crms.contains_key(&source);
             let says_too_little = !is_all || observed == Observed::Unknown;

@@ -6,14 +6,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use dealrank::error::Error;
+use dealrank::inbound::Source;
 use dealrank::nodes::Lease;
 use dealrank::progress::silent;
 use dealrank::store::StoreLocation;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::senders::{self, send_json};
 use crate::servers::{Redis, TestStore};
 use crate::service::{self, Service, binary_in, history, ndjson};
+use crate::webhooks::settled;
 use crate::world::{World, days, now, open_deals};
 
 /// Longest wait for anything here.
@@ -459,4 +462,35 @@ async fn what_a_former_leader_writes_is_refused() {
         .unwrap();
     assert!(refreshed.changed > 0);
     store.prune(now(), cutoff, Some(&new)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deal_that_left_does_not_return_by_what_another_process_hears_of_before() {
+    let store = TestStore::in_postgres();
+    let node = || Service::on(store.clone(), &senders::settings());
+    let nodes = [node(), node()];
+    let event = |kind: &str, id: u64, at: i64| {
+        json!({"subscriptionType": format!("deal.{kind}"), "objectId": id, "eventId": at,
+            "occurredAt": 1_767_225_600_000 + at, "portalId": 1, "subscriptionId": 2})
+    };
+    let ids = 0..200;
+    for first in ids.clone().step_by(20) {
+        let all = |kind, at| {
+            json!(Vec::from_iter(
+                (first..first + 20).map(|id| event(kind, id, at))
+            ))
+        };
+        let (births, ends) = (all("creation", 1000), all("deletion", 2000));
+        let (born, gone) = tokio::join!(
+            send_json(&nodes[0], Source::Hubspot, &births),
+            send_json(&nodes[1], Source::Hubspot, &ends),
+        );
+        born.ok(200);
+        gone.ok(200);
+    }
+    settled(&nodes[0]).await;
+    for id in ids {
+        let found = nodes[0].get(&format!("/v1/deals/{id}")).await;
+        assert_eq!(found.problem(404), "not_found");
+    }
 }
