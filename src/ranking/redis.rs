@@ -5,7 +5,7 @@
 //!
 //! | key | holds | lives |
 //! |---|---|---|
-//! | `dealrank:{<store>}:pointer` | the epoch of the live rankings; setting it swaps all of them at once | until `cache clear` |
+//! | `dealrank:{<store>}:pointer` | the epoch of the live rankings; setting it swaps all of them at once | until `cache clear`, `restore` or `migrate` |
 //! | `dealrank:{<store>}:epochs` | set of all epochs that may have keys | as the pointer |
 //! | `dealrank:{<store>}:<epoch>:sizes` | hash: members of each ranking, by its name; and `seq` | until the pointer leaves the epoch |
 //! | `dealrank:{<store>}:<epoch>:all` | sorted set: deals by negative expected value, 1 if there is none | as its sizes |
