@@ -19,6 +19,8 @@ pub mod coverage;
 pub mod facts;
 pub mod flow;
 pub mod forecast;
+#[cfg(test)]
+mod load;
 mod outlook;
 pub mod period;
 pub mod queue;

@@ -1,5 +1,6 @@
 //! The key metrics of a pipeline, against the same figures by SQL over the documents of the sample.
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use sqlx::sqlite::{SqlitePool, SqlitePoolOptions};
 use sqlx::{AssertSqlSafe, FromRow};
@@ -258,10 +259,28 @@ async fn stages_and_reps_of_the_sample_are_what_sql_says() {
     }
 }
 
+/// Sixty deals that closed in the last months, each in the thirty days after its creation.
+fn lately() -> Vec<Value> {
+    let ago = |days: usize| {
+        let at = Timestamp::now() - SignedDuration::from_hours(24 * days as i64);
+        at.to_string()
+    };
+    let deal = |i: usize| {
+        let owner = ["Ada", "Ben"][i % 2];
+        json!({"id": format!("l-{i}"), "stage": "demo", "pipeline": "new", "owner": owner,
+            "created_at": ago(2 * i + 40), "closed_at": ago(2 * i + 10), "amount": 1000, "currency": "EUR",
+            "outcome": if i % 3 == 0 { "won" } else { "lost" },
+            "history": [{"at": ago(2 * i + 40), "field": "stage", "value": "demo"}]})
+    };
+    (0..60).map(deal).collect()
+}
+
 #[tokio::test]
 async fn expected_values_are_those_of_the_ranking() {
     let service = Service::start();
     service.train().await;
+    let imported = service.import_documents(&lately()).await;
+    assert_eq!(imported["state"], "done", "{imported}");
     let ranking = service.get("/v1/rankings?limit=200").await.ok(200);
     let values: Vec<(f64, f64, String)> = ranking["rows"]
         .as_array()
