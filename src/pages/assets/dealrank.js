@@ -65,7 +65,15 @@ function keepFocus() {
   scrollTo({ top: y, behavior: "instant" });
 }
 
+// What can be scrolled can be reached by the keyboard.
+function reachScrolled() {
+  for (const region of document.querySelectorAll(".scroll, .plot")) {
+    if (region.scrollWidth > region.clientWidth) region.tabIndex = 0;
+  }
+}
+
 localise(document);
+reachScrolled();
 keepFocus();
 
 // A job under way: its events move the bar; at its end the page is loaded anew, which then says how it went.

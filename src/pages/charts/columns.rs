@@ -59,7 +59,8 @@ pub fn columns(steps: &[Column], currency: &str) -> Option<Chart> {
     }
     frame.feet(&mut picture, &feet);
     let mut caption = Html::default();
-    caption.raw("Dark: value won. Pale: value lost. Above: the win rate by number of deals.");
+    caption
+        .raw("Left: value won. Right, paler: value lost. Above: the win rate by number of deals.");
     let won: f64 = steps.iter().map(|step| step.won).sum();
     let lost: f64 = steps.iter().map(|step| step.lost).sum();
     Some(Chart {

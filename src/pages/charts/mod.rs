@@ -153,6 +153,9 @@ impl Chart {
     pub fn html(&self) -> Html {
         let mut html = Html::default();
         let (id, width, height) = (self.id, self.width, self.height);
+        // An image has no parts; a picture with links does.
+        let has_links = self.picture.as_str().contains("<a ");
+        let role = if has_links { "group" } else { "img" };
         let class = if width > COLUMN {
             "chart wide"
         } else {
@@ -385,7 +388,7 @@ mod tests {
             },
         };
         let html = chart.html().to_string();
-        assert!(html.contains(r#"role="img" aria-labelledby="c-title c-words""#));
+        assert!(html.contains(r#"role="{role}" aria-labelledby="c-title c-words""#));
         assert!(html.contains("<title id=\"c-title\">Title &amp; more</title>"));
         assert!(html.contains("<td>&lt;1&gt;</td>"));
     }

@@ -88,6 +88,9 @@ pub fn scatter(points: &[Point], gap: f64) -> Option<Chart> {
         r#"<text class="mid" transform="translate(20 {:.1}) rotate(-90)">expected value: rank →</text>"#,
         (frame.top + frame.bottom) / 2.0
     ));
+    // The lists below the picture name the same deals and lead to them, in an order: who listens or uses
+    // the keyboard need not pass through all dots.
+    picture.raw(r#"<g aria-hidden="true">"#);
     // The plain ones first, so that they cover nothing.
     let kinds = [
         PointKind::InOrder,
@@ -99,6 +102,7 @@ pub fn scatter(points: &[Point], gap: f64) -> Option<Chart> {
             dot(&mut picture, point, &x, &y);
         }
     }
+    picture.raw("</g>");
     label(
         &mut picture,
         x.at(0.0) + 8.0,
@@ -144,7 +148,6 @@ fn dot(picture: &mut Html, point: &Point, x: &Scale, y: &Scale) {
         ));
         return;
     }
-    // The lists below the picture lead to the same deals: the keyboard need not pass through all dots.
     picture
         .raw(r#"<a tabindex="-1" href=""#)
         .text(&point.href)

@@ -4,14 +4,13 @@ use jiff::Timestamp;
 
 use super::super::format::{Days, Points};
 use super::super::words;
+use crate::insight::slipping::FALL_MIN;
 use crate::insight::survey::LimitFrom;
 use crate::insight::{DealFacts, Survey};
 use crate::scoring::Score;
 
 /// Since so long nothing was done about a deal that it is said.
 const QUIET_DAYS: f64 = 21.0;
-/// A probability that has fallen by less than this within a month has not.
-const FALL_MIN: f64 = 0.05;
 
 /// Something to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,7 +127,7 @@ fn of_falls(facts: &DealFacts) -> Option<(&'static str, String)> {
     if let Some(before) = facts
         .past
         .before_last_push
-        .filter(|before| present < *before)
+        .filter(|before| before - present >= FALL_MIN)
     {
         let detail = format!(
             "the win probability is {} points lower than before the close was last moved: look again at what they need",
