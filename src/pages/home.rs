@@ -16,8 +16,8 @@ use super::layout::{self, Page, PageError, Place, Role, Viewer};
 use crate::app::{App, now};
 use crate::insight::{DealFacts, Scope, Survey};
 
-/// Seconds after which the page looks again whether the deals have been counted.
-const LOOK_AGAIN_SECONDS: u32 = 3;
+/// Queues that are listed; the board's filter leads to any.
+const QUEUES_MAX: usize = 300;
 
 #[derive(Template)]
 #[template(path = "home.html")]
@@ -34,6 +34,8 @@ struct Overview {
     deals: Count,
     expected_value: Money,
     queues: Vec<Queue>,
+    /// Queues that are not listed.
+    queues_left: usize,
     /// The queue that is worth most.
     top_href: String,
 }
@@ -65,7 +67,7 @@ pub async fn home(
     let survey = app.book.survey().await.ok();
     let mut page = Page::new(&viewer, "Overview", Place::Home);
     if survey.is_none() {
-        page.refresh_seconds = Some(LOOK_AGAIN_SECONDS);
+        page.refresh_seconds = Some(layout::LOOK_AGAIN_SECONDS);
     }
     let now = now();
     layout::render(&HomePage {
@@ -87,7 +89,7 @@ fn overview(survey: &Survey, now: Timestamp) -> Overview {
             owners.entry(owner).or_default().push(deal);
         }
     }
-    let queues: Vec<Queue> = (owners.into_iter())
+    let mut queues: Vec<Queue> = (owners.into_iter())
         .map(|(owner, deals)| queue(survey, owner, &deals, now))
         .collect();
     let top = queues.iter().max_by(|a, b| a.value.total_cmp(&b.value));
@@ -95,7 +97,11 @@ fn overview(survey: &Survey, now: Timestamp) -> Overview {
         deals: Count(count),
         expected_value: Money::short(value, survey.base_currency),
         top_href: top.map_or_else(|| "/board".to_owned(), |queue| queue.href.clone()),
-        queues,
+        queues_left: queues.len().saturating_sub(QUEUES_MAX),
+        queues: {
+            queues.truncate(QUEUES_MAX);
+            queues
+        },
     }
 }
 

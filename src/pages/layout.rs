@@ -22,6 +22,9 @@ pub const MEDIA_TYPE: &str = "text/html; charset=utf-8";
 /// Only what this service itself serves is loaded, and nothing of it stands in the page.
 const CONTENT_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
+/// After so long a browser asks again for what was not ready yet.
+pub const LOOK_AGAIN_SECONDS: u32 = 3;
+
 /// Where `base.html` has the definitions of the terms that a page names.
 const DEFINITIONS: &str = "<!-- definitions -->";
 
@@ -314,8 +317,15 @@ impl From<Problem> for PageError {
 }
 
 impl From<Error> for PageError {
+    /// What passes by itself shows itself again by itself.
     fn from(error: Error) -> Self {
-        Problem::from(error).into()
+        let passes = matches!(error, Error::Overloaded(_) | Error::StoreAway(_));
+        let page = Self::from(Problem::from(error));
+        if passes {
+            page.again_in(LOOK_AGAIN_SECONDS)
+        } else {
+            page
+        }
     }
 }
 
@@ -388,7 +398,8 @@ fn next_step(code: &str) -> &'static str {
             "Only what the mapping marks as actionable can be tried; see the column rules of the mapping."
         }
         "cursor_expired" => "Start again from the first page.",
-        "store_away" | "overloaded" | "busy" => "Try again in a moment.",
+        "store_away" | "overloaded" => "This page tries again by itself in a moment.",
+        "busy" => "Try again in a moment.",
         "unauthenticated" => "Sign in, and open the page again.",
         "forbidden" => "Open your own queue, or ask a manager.",
         _ => "Go back and try again; if it stays so, tell who runs this service.",

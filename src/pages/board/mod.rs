@@ -25,7 +25,7 @@ use super::{glossary, words};
 use crate::app::{App, now};
 use crate::domain::Currency;
 use crate::http::query::Params;
-use crate::insight::attention;
+use crate::insight::attention::{self, OwnerAttention};
 use crate::insight::capacity::{AgainstUsual, RepLoad};
 use crate::insight::concentration::{Concentration, Grouping};
 use crate::insight::coverage::Verdict;
@@ -38,6 +38,10 @@ use crate::insight::stats::{Estimated, Quartiles};
 use crate::insight::summary::{Segment, Summary};
 use crate::insight::{DealRef, Scope, Survey};
 
+/// People that a table lists; a pipeline of more shows those that matter most, still by name.
+const PEOPLE_SHOWN: usize = 50;
+/// Pipelines whose stages are shown.
+const FUNNELS_SHOWN: usize = 8;
 /// Dots of the picture of attention.
 const DOTS_MAX: usize = 400;
 
@@ -51,6 +55,8 @@ struct BoardPage {
     series_chart: Option<Html>,
     forecast_chart: Option<Html>,
     funnels: Vec<Funnel>,
+    /// Pipelines that are not shown.
+    funnels_left: usize,
     as_of: Moment,
 }
 
@@ -196,12 +202,16 @@ pub async fn board(
     filters.offer(&survey);
     let base = survey.base_currency;
     let figures = boards.figures(survey, &filters, now).await?;
+    let mut funnels = funnels(&figures.summary.stages);
+    let funnels_left = funnels.len().saturating_sub(FUNNELS_SHOWN);
+    funnels.truncate(FUNNELS_SHOWN);
     layout::render(&BoardPage {
         page: Page::new(&viewer, "Board", Place::Board),
         show: Show { base },
         series_chart: series_chart(&figures.summary, base),
         forecast_chart: forecast_chart(&figures.forecast, base, figures.at),
-        funnels: funnels(&figures.summary.stages),
+        funnels,
+        funnels_left,
         as_of: Moment(figures.at),
         figures,
         filters,
@@ -231,6 +241,26 @@ fn funnels(stages: &[StageFlow]) -> Vec<Funnel> {
 }
 
 impl BoardPage {
+    /// By name: where there are many, those who neglect most.
+    fn owners(&self) -> Vec<&OwnerAttention> {
+        let owners = &self.figures.attention.owners;
+        most(owners, |owner| owner.neglected_value)
+    }
+
+    /// By name: where there are many, those in a slump, and those who could gain most.
+    fn reps(&self) -> Vec<&Rep> {
+        most(&self.figures.reps.reps, |rep| {
+            let is_slump = rep.lately.as_ref().is_some_and(|lately| lately.is_slump);
+            let gain = rep.focus.as_ref().map_or(0.0, |focus| focus.gain);
+            if is_slump { f64::INFINITY } else { gain }
+        })
+    }
+
+    /// How many of these are not shown.
+    fn left(&self, of: usize) -> usize {
+        of.saturating_sub(PEOPLE_SHOWN)
+    }
+
     /// How long a stage may take, and who is beyond that.
     fn limit(&self, stage: &StageFlow) -> Option<&StalledStage> {
         let of = |limit: &&StalledStage| {
@@ -325,6 +355,15 @@ impl BoardPage {
             ("owner", &found.owner),
         ]
     }
+}
+
+/// Those that weigh most, in the order they are in.
+fn most<T>(of: &[T], weight: impl Fn(&T) -> f64) -> Vec<&T> {
+    let mut places: Vec<usize> = (0..of.len()).collect();
+    places.sort_by(|&a, &b| weight(&of[b]).total_cmp(&weight(&of[a])).then(a.cmp(&b)));
+    places.truncate(PEOPLE_SHOWN);
+    places.sort_unstable();
+    places.into_iter().map(|place| &of[place]).collect()
 }
 
 /// What a segment is told by.
@@ -461,4 +500,18 @@ fn attention_chart(survey: &Survey, scope: &Scope, now: Timestamp) -> Option<Htm
         })
         .collect();
     Some(scatter(&points, gap)?.html())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_those_that_matter_are_shown_in_their_order() {
+        let weights: Vec<f64> = (0..60).map(|i| f64::from((i * 7) % 60)).collect();
+        let shown = most(&weights, |weight| *weight);
+        assert_eq!(shown.len(), PEOPLE_SHOWN);
+        let expected: Vec<&f64> = weights.iter().filter(|weight| **weight >= 10.0).collect();
+        assert_eq!(shown, expected);
+    }
 }

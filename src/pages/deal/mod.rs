@@ -28,6 +28,8 @@ use crate::scoring::Score;
 
 /// Entries of the past that a page shows unless asked for all.
 const ENTRIES_SHOWN: usize = 30;
+/// Entries of the past that a page shows at all; the file has the others.
+const ENTRIES_MAX: usize = 500;
 /// Scores that the chart of the history shows.
 const LEDGER_SHOWN: u32 = 200;
 
@@ -55,6 +57,7 @@ struct DealPage {
     entries: Vec<Entry>,
     /// Entries that are not shown.
     entries_left: usize,
+    shows_all: bool,
     href: String,
     version: Option<String>,
     scored: Option<Ago>,
@@ -118,10 +121,12 @@ pub async fn deal(
     };
     params.finish_known()?;
     let mut entries = past::entries(&known.deal);
-    let entries_left = match shows_all {
-        true => 0,
-        false => entries.len().saturating_sub(ENTRIES_SHOWN),
+    let shown = if shows_all {
+        ENTRIES_MAX
+    } else {
+        ENTRIES_SHOWN
     };
+    let entries_left = entries.len().saturating_sub(shown);
     entries.truncate(entries.len() - entries_left);
     let deal = &known.deal;
     layout::render(&DealPage {
@@ -154,6 +159,7 @@ pub async fn deal(
         attributes: attributes(deal),
         entries,
         entries_left,
+        shows_all,
         href: href::deal(id.as_str()),
         version: known
             .score

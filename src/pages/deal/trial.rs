@@ -16,6 +16,8 @@ use crate::ingest::mapping::ColumnType;
 use crate::scoring::{Scorer, moved};
 use crate::what_if::{self, WhatIf};
 
+/// Values that a field offers: those that most deals of the past had.
+const CHOICES_MAX: usize = 100;
 /// Begins the name of a parameter that changes a field.
 const PREFIX: &str = "if.";
 
@@ -159,7 +161,7 @@ fn kind(column: Option<&Column>, present: &AttributeValue) -> FieldKind {
         (_, ColumnType::Boolean) => FieldKind::Choice(vec!["true".into(), "false".into()]),
         (Treatment::Number(_), _) => FieldKind::Number,
         (Treatment::Category(category), _) => {
-            let mut values: Vec<String> = (category.levels.iter())
+            let mut values: Vec<String> = (category.levels.iter().take(CHOICES_MAX))
                 .map(|level| level.value.clone())
                 .collect();
             let present = plain(present, &FieldKind::Text);
