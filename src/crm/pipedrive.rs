@@ -26,7 +26,7 @@ pub(super) async fn deal(api: &Api, version: &str, id: &str) -> Result<Value, Cr
 }
 
 /// As many at once as the settings allow. What stops one of them for good, a wrong token say, stops
-/// all.
+/// all; what passes is each deal's own, so that those that were written are known to be.
 pub(super) async fn write(
     api: &Api,
     version: &str,

@@ -29,8 +29,26 @@ pub(super) async fn deal(
     }
 }
 
-/// Each record stands for itself (`allOrNone` is false).
+/// Each record stands for itself (`allOrNone` is false). Where the request as a whole is refused all the
+/// same, one record may be why: it is tried again in halves, so that the others are written.
 pub(super) async fn write(
+    api: &Api,
+    version: &str,
+    updates: &[FieldUpdate],
+) -> Result<Vec<Updated>, CrmError> {
+    match write_batch(api, version, updates).await {
+        Err(CrmError::Refused(_)) if updates.len() > 1 => {
+            let (left, right) = updates.split_at(updates.len() / 2);
+            let mut written = Box::pin(write(api, version, left)).await?;
+            written.extend(Box::pin(write(api, version, right)).await?);
+            Ok(written)
+        }
+        Err(error @ CrmError::Refused(_)) => Ok(vec![Err(error)]),
+        written => written,
+    }
+}
+
+async fn write_batch(
     api: &Api,
     version: &str,
     updates: &[FieldUpdate],

@@ -84,13 +84,23 @@ impl Circuit {
         Self::default()
     }
 
-    /// `asked` is how long the receiver wants to be left alone.
+    /// `asked` is how long the receiver wants to be left alone. What was under way when the circuit opened
+    /// fails for the same reason, and says nothing new but for that.
     pub fn after_failure(
         self,
         settings: &CircuitSettings,
         asked: SignedDuration,
         now: Timestamp,
     ) -> Self {
+        let until = |pause: SignedDuration| {
+            (!pause.is_zero()).then(|| now.saturating_add(pause).unwrap_or(Timestamp::MAX))
+        };
+        if self.is_open(settings) && self.passage(settings, now) == Passage::Closed {
+            return Self {
+                paused_until: self.paused_until.max(until(asked)),
+                ..self
+            };
+        }
         let failures_in_row = self.failures_in_row.saturating_add(1);
         let pause = match failures_in_row.checked_sub(settings.failures_max) {
             None => SignedDuration::ZERO,
@@ -100,13 +110,10 @@ impl Circuit {
                 .unwrap_or(settings.pause_max)
                 .min(settings.pause_max),
         };
-        let pause = pause.max(asked);
-        let until = now.saturating_add(pause).unwrap_or(Timestamp::MAX);
-        let paused_until = (!pause.is_zero()).then_some(until);
         Self {
             failures_in_row,
             // Of several that failed at once, the longest pause counts.
-            paused_until: self.paused_until.max(paused_until),
+            paused_until: self.paused_until.max(until(pause.max(asked))),
         }
     }
 }
@@ -191,6 +198,23 @@ mod tests {
             circuit.after_success().passage(&settings, at),
             Passage::Free
         );
+    }
+
+    #[test]
+    fn messages_that_were_under_way_when_the_circuit_opened_do_not_lengthen_the_pause() {
+        let settings = CircuitSettings {
+            failures_max: 2,
+            pause: SECOND * 60,
+            pause_max: SECOND * 3600,
+        };
+        let fail = |circuit: Circuit, asked| circuit.after_failure(&settings, asked, now());
+        let circuit = (0..8).fold(Circuit::default(), |c, _| fail(c, SignedDuration::ZERO));
+        assert_eq!(circuit.paused_until, Some(now() + SECOND * 60));
+        let circuit = fail(circuit, SECOND * 90);
+        assert_eq!(circuit.paused_until, Some(now() + SECOND * 90));
+        let later = now() + SECOND * 90;
+        let circuit = circuit.after_failure(&settings, SignedDuration::ZERO, later);
+        assert_eq!(circuit.paused_until, Some(later + SECOND * 120));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::insight::Scope;
 use crate::insight::attention::{WrongAttention, misprioritized};
-use crate::outbound::EventType;
+use crate::outbound::{EventType, Receiver};
 use crate::store::Store;
 
 /// How often queues are measured.
@@ -106,7 +106,9 @@ async fn tell_insights(book: &Book, at: Timestamp) -> Result<()> {
     Ok(())
 }
 
-/// Tells the metrics how queues and receivers do, and ends subscriptions whose queue is too long.
+/// Tells the metrics how queues and receivers do, and ends subscriptions whose queue is too long. Nobody
+/// would switch the write-back on again, and of its queue only the last scores count: a CRM that was away
+/// for so long is gone through as a whole instead.
 async fn measure(
     store: &Store,
     circuit: &CircuitSettings,
@@ -122,7 +124,17 @@ async fn measure(
             continue;
         }
         circuits_open += u32::from(subscription.circuit.is_open(circuit));
-        if backlog.pending > u64::from(queue_max) {
+        if backlog.pending <= u64::from(queue_max) {
+            continue;
+        }
+        if let Receiver::WriteBack { crm, .. } = subscription.receiver {
+            let crm = crm.as_str();
+            tracing::warn!(
+                crm,
+                "outbound.queue_max: more than {queue_max} scores wait; all deals are gone through instead"
+            );
+            store.sweep_instead(&subscription.id).await?;
+        } else {
             let reason = format!("outbound.queue_max: more than {queue_max} events wait");
             tracing::warn!(subscription = subscription.id, "disabled: {reason}");
             store

@@ -57,6 +57,26 @@ struct Written {
     failed: HashMap<String, CrmError>,
 }
 
+impl Written {
+    /// Why some deals were not written that may be later on, if there are any; a rate limit first, since
+    /// it says how long.
+    fn passing(&self) -> Option<&CrmError> {
+        let passing = self.failed.values().filter(|error| error.is_passing());
+        passing.max_by_key(|error| match error {
+            CrmError::Busy(wait) => Some(*wait),
+            _ => None,
+        })
+    }
+
+    /// Why the CRM takes nothing for now: its rate limit is used up, or all that was asked of it failed
+    /// for the moment.
+    fn stopped(&self) -> Option<&CrmError> {
+        let passing = self.passing()?;
+        let is_away = self.told.is_empty() && self.failed.values().all(CrmError::is_passing);
+        (is_away || matches!(passing, CrmError::Busy(_))).then_some(passing)
+    }
+}
+
 impl WriteBack {
     pub fn new(crm: Crm) -> Self {
         Self {
@@ -168,9 +188,12 @@ impl WriteBack {
             Ok(written) => written,
             Err(error) => return Ok(Some(error)),
         };
+        let stopped = written.stopped();
         let (mut over, mut attempted) = (Vec::new(), Vec::new());
         for (deal_id, dues) in events {
             match written.failed.get(deal_id) {
+                // They have their turn when the CRM is back; no attempt is lost by its being away.
+                Some(error) if stopped.is_some() && error.is_passing() => {}
                 None => over.extend(dues.iter().map(|due| due.seq)),
                 Some(error) => attempted.extend(
                     dues.iter()
@@ -182,10 +205,11 @@ impl WriteBack {
             .record_written(&subscription.id, &written.told, &over)
             .await?;
         store.record_attempts(&attempted, &[]).await?;
-        Ok(None)
+        Ok(stopped.cloned())
     }
 
-    /// Goes through the next deals; answers with how far, or none at the end.
+    /// Goes through the next deals; answers with how far, or none at the end. What may be written later on
+    /// is not gone past.
     async fn sweep(
         &self,
         store: &Store,
@@ -211,7 +235,7 @@ impl WriteBack {
         store
             .record_written(&subscription.id, &written.told, &[])
             .await?;
-        Ok(Ok(to))
+        Ok(written.passing().cloned().map_or(Ok(to), Err))
     }
 
     /// Writes those scores that have moved by more than a step. The outer error is ours, the inner one
@@ -296,4 +320,60 @@ fn failed(subscription: &Subscription, rules: &Rules, due: &Due, error: &CrmErro
 
 fn signed(wait: Duration) -> SignedDuration {
     SignedDuration::try_from(wait).unwrap_or(SignedDuration::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scoring::Grade;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn written(told: usize, failed: &[CrmError]) -> Written {
+        let score = Told {
+            win_probability: 0.5,
+            grade: Grade::B,
+            expected_value: None,
+        };
+        let failed = failed.iter().cloned();
+        Written {
+            told: (0..told).map(|n| (format!("t{n}"), score)).collect(),
+            failed: (0..).map(|n: u32| format!("f{n}")).zip(failed).collect(),
+        }
+    }
+
+    #[test]
+    fn a_crm_that_is_away_stops_all_and_a_deal_that_is_refused_none() {
+        let away = CrmError::Unavailable("answered 503".into());
+        let refused = CrmError::Refused("no".into());
+        let busy = |wait| CrmError::Busy(wait);
+        for (told, failed, passing, stopped) in [
+            (3, vec![], None, None),
+            (0, vec![refused.clone()], None, None),
+            (
+                0,
+                vec![away.clone(), away.clone()],
+                Some(&away),
+                Some(&away),
+            ),
+            // One record that is locked.
+            (3, vec![away.clone()], Some(&away), None),
+            (0, vec![away.clone(), refused.clone()], Some(&away), None),
+            (
+                3,
+                vec![
+                    busy(None),
+                    away.clone(),
+                    busy(Some(SECOND)),
+                    refused.clone(),
+                ],
+                Some(&busy(Some(SECOND))),
+                Some(&busy(Some(SECOND))),
+            ),
+        ] {
+            let written = written(told, &failed);
+            assert_eq!(written.passing(), passing, "{told} {failed:?}");
+            assert_eq!(written.stopped(), stopped, "{told} {failed:?}");
+        }
+    }
 }

@@ -182,6 +182,22 @@ impl Store {
         tx.commit().await
     }
 
+    /// Has all deals of a CRM gone through in place of the deliveries that wait for it.
+    pub(crate) async fn sweep_instead(&self, id: &str) -> Result<()> {
+        let mut tx = self.writer.write().await?;
+        let since_seq = take_seqs(&mut tx, 0).await?;
+        Sql::new("DELETE FROM deliveries WHERE subscription_id = $1 AND state = 'pending'")
+            .bind(id)
+            .execute(&mut tx)
+            .await?;
+        Sql::new("UPDATE subscriptions SET sweep = $2 WHERE id = $1")
+            .bind(id)
+            .bind(Sweep::from(since_seq).to_string())
+            .execute(&mut tx)
+            .await?;
+        tx.commit().await
+    }
+
     /// Remembers how far a CRM was gone through, `None` when that is over; answers with whether that
     /// still holds: not if all were asked for again meanwhile.
     pub(crate) async fn advance_sweep(

@@ -424,3 +424,102 @@ async fn a_crm_that_is_away_gets_the_last_score_when_it_is_back() {
         .await;
     assert!(service.log().contains("no scope"));
 }
+
+/// The ids of the deals that Pipedrive was asked to write and wrote.
+fn patched(requests: &[Received]) -> BTreeMap<String, usize> {
+    let mut patched = BTreeMap::new();
+    for request in requests.iter().filter(|r| r.method == "PATCH") {
+        let id = request.path.rsplit('/').next().unwrap();
+        *patched.entry(id.to_owned()).or_default() += 1;
+    }
+    patched
+}
+
+#[tokio::test]
+async fn deals_that_could_not_be_written_while_all_are_gone_through_are_written_later() {
+    for (status, header) in [(503, None), (429, Some(("retry-after", 40)))] {
+        let reply = move || match header {
+            Some((name, seconds)) => Reply::status(status).with(name, seconds),
+            None => Reply::status(status),
+        };
+        let receiver = Receiver::with(move |_| reply());
+        let text = settings(CrmKind::Pipedrive, receiver.base(), true)
+            .replace("[crm.pipedrive]", "[crm.pipedrive]\ntries = 1")
+            .replace("[outbound]", "[outbound]\nretry_after_seconds_max = 1");
+        let mut service = Service::with_settings(&text);
+        let deals: Vec<Value> = (1000..1060).map(|id| deal(&id.to_string())).collect();
+        service.import_documents(&deals).await;
+        service.train().await;
+        receiver.count(1).await;
+        service.until_log("scores are not written").await;
+        receiver.answer(|_| Reply::json(200, &json!({ "success": true, "data": {} })));
+        let before = receiver.received().len();
+        // The client itself keeps away for as long as it was told to; a new one does not know.
+        if header.is_some() {
+            service.crash_and_restart();
+        }
+        receiver
+            .until("all deals, in the end", |requests| {
+                patched(&requests[before..]).len() == 60
+            })
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_salesforce_refuses_as_a_whole_is_halved() {
+    let receiver = Receiver::with(|request| {
+        let records = request.json()["records"].as_array().unwrap().clone();
+        if records
+            .iter()
+            .any(|record| record["id"] == "006000000000002AAA")
+        {
+            let error = json!([{ "errorCode": "JSON_PARSER_ERROR", "message": "no such id" }]);
+            return Reply::json(400, &error);
+        }
+        let result = |record: &Value| json!({ "id": record["id"], "success": true, "errors": [] });
+        Reply::json(200, &records.iter().map(result).collect())
+    });
+    let updates: Vec<_> = (1..5)
+        .map(|n| update(&format!("00600000000000{n}AAA"), json!({ "Grade__c": "A" })))
+        .collect();
+    let written = crm(CrmKind::Salesforce, &receiver).write(&updates).await;
+    let written = written.unwrap();
+    assert!(
+        matches!(&written[1], Err(CrmError::Refused(reason)) if reason.contains("no such id")),
+        "{written:?}"
+    );
+    let others = [&written[0], &written[2], &written[3]];
+    assert_eq!(others, [&Ok(()); 3]);
+}
+
+#[tokio::test]
+async fn when_too_many_scores_wait_all_deals_are_gone_through_instead() {
+    let receiver = hubspot();
+    let text = settings(CrmKind::HubSpot, receiver.base(), true)
+        .replace("[outbound]", "[outbound]\nqueue_max = 3");
+    let service = Service::with_settings(&text);
+    let deals: Vec<Value> = (500..510).map(|id| deal(&id.to_string())).collect();
+    service.import_documents(&deals).await;
+    service.train().await;
+    receiver
+        .until("all deals", |r| updates(r).len() == 10)
+        .await;
+    receiver.answer(|_| Reply::json(403, &json!({ "message": "no scope" })));
+    for id in 500..510 {
+        set_amount(&service, &id.to_string(), 5000).await;
+    }
+    service
+        .until_log("all deals are gone through instead")
+        .await;
+    let store = service.store();
+    let disabled = "SELECT count(*) FROM subscriptions WHERE disabled_at IS NOT NULL";
+    assert_eq!(store.count(disabled).await, 0);
+    receiver.answer(|_| Reply::json(200, &json!({ "results": [] })));
+    let before = receiver.received().len();
+    receiver
+        .until("the last score of each", |requests| {
+            updates(&requests[before..]).len() == 10
+        })
+        .await;
+}

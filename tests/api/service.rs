@@ -140,6 +140,15 @@ impl Service {
     }
 
     /// Kills the process where it stands and starts another on the same data.
+    /// Waits until the log says something.
+    pub async fn until_log(&self, said: &str) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !self.log().contains(said) {
+            assert!(Instant::now() < deadline, "no `{said}` in {}", self.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     pub fn crash_and_restart(&mut self) {
         self.crash();
         self.restart();
