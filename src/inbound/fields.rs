@@ -328,12 +328,7 @@ impl Facts<'_> {
             Target::Ignore | Target::AsOf => Ok(()),
             Target::Field(field) => self.field(name, field, value),
             Target::Attribute(attribute) => {
-                let attribute = attribute.as_deref().unwrap_or(name);
-                // Under the name of a field it would be taken for the field.
-                let attribute = match DEAL_FIELDS.contains(&attribute) {
-                    true => format!("crm.{attribute}"),
-                    false => attribute.to_owned(),
-                };
+                let attribute = attribute_name(attribute.as_deref().unwrap_or(name));
                 self.change(name, &attribute, joined(value));
                 Ok(())
             }
@@ -492,6 +487,14 @@ impl Table {
             let says_nothing = self.won_stages.is_empty() && self.lost_stages.is_empty();
             (!says_nothing).then_some(Outcome::Open)
         }
+    }
+}
+
+/// How an attribute is called: under the name of a field it would be taken for the field.
+pub fn attribute_name(name: &str) -> String {
+    match DEAL_FIELDS.contains(&name) {
+        true => format!("crm.{name}"),
+        false => name.to_owned(),
     }
 }
 

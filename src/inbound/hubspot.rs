@@ -54,13 +54,18 @@ pub static ADAPTER: Adapter = Adapter {
     authenticate: |delivery, settings, now| signature::hubspot(delivery, &settings.secrets, now),
     split,
     deal: |body| {
-        let place = ["/objectId", "/dealId", "/vid", "/properties/hs_object_id"];
+        let place = ["/objectId", "/dealId", "/properties/hs_object_id"];
         (place.iter())
             .map(|pointer| at_path(body, pointer))
             .find(|id| !id.is_empty())
     },
     read,
-    whole: Some(|deal, _| deal),
+    whole: Some(|mut deal, _| {
+        if let (Some(id), Value::Object(fields)) = (deal.get("id").cloned(), &mut deal) {
+            fields.insert("objectId".into(), id);
+        }
+        deal
+    }),
 };
 
 fn split(delivery: &Delivery, _: &SourceSettings) -> Result<Vec<Part>, Unreadable> {
@@ -124,11 +129,21 @@ fn action<'a>(kind: &'a str, event: &Value) -> Option<&'a str> {
     is_deal.then_some(action)
 }
 
+/// Whether an object of a type is a deal; most deals do not say it.
+fn is_deal(object_type: &str) -> bool {
+    ["", "0-3", "DEAL"].contains(&object_type)
+}
+
 /// A deal with its properties, from a workflow.
 fn whole(deal: Value) -> Part {
     let kind = ["/objectTypeId", "/objectType"].map(|pointer| at_path(&deal, pointer));
-    let is_deal = (kind.iter()).all(|kind| ["", "0-3", "DEAL"].contains(&kind.as_str()));
-    if !is_deal {
+    // A contact comes without its type, and with an id of its own.
+    if deal.get("vid").is_some() {
+        return Part::Unknown {
+            kind: "contact".into(),
+        };
+    }
+    if !kind.iter().all(|kind| is_deal(kind)) {
         let [id, name] = kind;
         let kind = if name.is_empty() { id } else { name };
         return Part::Unknown { kind };
@@ -242,6 +257,10 @@ impl Action {
             deal: (ADAPTER.deal)(&object),
             body: object,
         })
+    }
+
+    pub fn is_of_deal(&self) -> bool {
+        is_deal(&at_path(&self.body, "/objectType"))
     }
 
     /// What the deal's properties say now.

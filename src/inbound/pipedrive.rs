@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use super::fields::{Sighting, text};
 use super::settings::{Secret, SourceSettings};
 use super::{
-    Adapter, Context, Delivery, Meaning, Part, Reading, Unreadable, at_path, facts, key, missing,
-    signature,
+    Adapter, Context, Delivery, Meaning, Part, Reading, Unreadable, at_path, facts, hashed, key,
+    missing, signature,
 };
 use crate::domain::Outcome;
 use crate::error::FieldError;
@@ -99,7 +99,9 @@ fn split(delivery: &Delivery, _: &SourceSettings) -> Result<Vec<Part>, Unreadabl
         id if id.is_empty() => part("/meta/id"),
         id => id,
     };
-    // In version 2 `meta.id` is a delivery's own, or the entity's once more.
+    // In version 2 `meta.id` is a delivery's own, or the entity's once more; and where the stamp has but
+    // seconds, only the record tells two changes of one second from each other.
+    let content = record(&body).map(Value::to_string).unwrap_or_default();
     let key = key(&[
         &part("/meta/company_id"),
         &action,
@@ -107,6 +109,7 @@ fn split(delivery: &Delivery, _: &SourceSettings) -> Result<Vec<Part>, Unreadabl
         &id,
         &stamp,
         &part("/meta/id"),
+        &hashed(content.as_bytes()),
     ]);
     Ok(vec![Part::Event { key, body }])
 }

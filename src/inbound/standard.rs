@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::fields::Sighting;
+use super::fields::{Sighting, attribute_name};
 use super::settings::{Secret, SourceSettings};
 use super::signature::Refusal;
 use super::{
@@ -143,7 +143,8 @@ fn of_document(
     };
     let mut events = context.table.facts(&sighting, context.now)?;
     for (name, value) in data["attributes"].as_object().into_iter().flatten() {
-        let change = json!({"type": "change", "at": at, "field": name, "value": value});
+        let field = attribute_name(name);
+        let change = json!({"type": "change", "at": at, "field": field, "value": value});
         events.push(document::parse_event(change, context.now)?);
     }
     events.extend(of_list(context, data, "history", |entry| {

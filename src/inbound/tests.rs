@@ -154,6 +154,43 @@ fn a_hubspot_deal_from_a_workflow_is_dated_by_its_properties() {
 }
 
 #[test]
+fn a_contact_of_a_hubspot_workflow_is_no_deal() {
+    let contact = json!({"vid": 7, "properties": {"email": {"value": "a@b.c"}}});
+    let kind = "contact".into();
+    assert_eq!(events(Source::Hubspot, &contact), [Part::Unknown { kind }]);
+    assert_eq!((Source::Hubspot.adapter().deal)(&contact), None);
+    let action = |object: Value| {
+        let body = json!({"callbackId": "c", "object": object});
+        Action::of(&delivery(&body.to_string())).unwrap()
+    };
+    for (kind, is_of_deal) in [
+        (Value::Null, true),
+        (json!("DEAL"), true),
+        (json!("0-3"), true),
+        (json!("CONTACT"), false),
+        (json!("0-1"), false),
+    ] {
+        let action = action(json!({"objectId": 7, "objectType": kind}));
+        assert_eq!(action.is_of_deal(), is_of_deal, "{kind}");
+    }
+}
+
+#[test]
+fn two_pipedrive_changes_of_one_second_are_two() {
+    let change = |value: i64| {
+        json!({"meta": {"action": "change", "entity": "deal", "entity_id": "9", "id": "9",
+                        "timestamp": "2026-02-01T00:00:00Z"},
+               "data": {"id": 9, "value": value}})
+    };
+    let key = |value| match &events(Source::Pipedrive, &change(value))[..] {
+        [Part::Event { key, .. }] => key.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(key(1), key(1));
+    assert_ne!(key(1), key(2));
+}
+
+#[test]
 fn deals_that_hubspot_merges_into_another_are_gone() {
     let merge = json!([{"subscriptionType": "deal.merge", "primaryObjectId": 1, "newObjectId": 1,
                         "mergedObjectIds": [1, 2, 3], "occurredAt": 1782371974000i64}]);
@@ -312,6 +349,15 @@ fn our_own_documents_and_events_are_taken_as_of_their_moment() {
         received_at: now(),
         now: now(),
     };
+    let named = upsert(
+        "2026-02-01T00:00:00Z",
+        json!({"id": "d", "stage": "demo", "attributes": {"stage": "Series B"}}),
+    );
+    sent.body = named.to_string().into_bytes();
+    let parts = (Source::Standard.adapter().split)(&sent, &settings(&[])).unwrap();
+    let (known, _) = deal(Source::Standard, &settings(&[]), &parts);
+    assert_eq!(known.stage.as_deref(), Some("demo"));
+    assert_eq!(json!(known.attributes["crm.stage"]), "Series B");
     let wrong = upsert("2026-02-01T00:00:00Z", json!({"id": "d", "colour": 1}));
     let errors = (Source::Standard.adapter().read)(&context, &wrong).unwrap_err();
     assert_eq!(errors[0].field, "data.colour");
