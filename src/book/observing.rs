@@ -4,12 +4,17 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use serde::Deserialize;
 
-use super::writing::{Effect, Intent, Wish};
-use super::{Book, no_deal};
+use super::writing::{ATTEMPTS_MAX, Effect, Intent, Wish, finish, outrun};
+use super::{Book, Inner, no_deal};
 use crate::domain::DealId;
 use crate::domain::deal::Event;
 use crate::error::{Error, Result};
+use crate::store::{Departure, StoredEvent};
+
+/// The type of what is logged of a sighting.
+pub(super) const FACTS: &str = "facts";
 
 /// Facts that were seen together.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +22,8 @@ pub struct Sighting {
     pub deal_id: DealId,
     /// The sender's name for it, by which a second delivery is known.
     pub key: Option<String>,
+    /// As of when they hold.
+    pub at: Timestamp,
     pub facts: Vec<Event>,
     /// Whether a deal that is not known comes to be by it.
     pub is_birth: bool,
@@ -39,7 +46,8 @@ impl Book {
     /// the order of the sightings.
     ///
     /// # Errors
-    /// When the store fails. Then all may be tried again: what was taken is known.
+    /// When the store fails, and `Busy` when a deal that would come to be left its CRM meanwhile. Then all
+    /// may be tried again: what was taken is known.
     pub async fn observe(&self, sightings: Vec<Sighting>, at: Timestamp) -> Result<Vec<Observed>> {
         let mut by_deal: BTreeMap<&DealId, Vec<usize>> = BTreeMap::new();
         for (place, sighting) in sightings.iter().enumerate() {
@@ -81,6 +89,52 @@ impl Book {
         }
         Ok(observed)
     }
+
+    /// Erases a deal that left its CRM at `departed_at`, unless facts of later are known. What was received
+    /// of it and not yet applied stays, since it may tell of later.
+    pub async fn depart(&self, id: &DealId, departed_at: Timestamp) -> Result<()> {
+        let (inner, id) = (self.inner.clone(), id.clone());
+        finish(async move { inner.depart(&id, departed_at).await }).await
+    }
+}
+
+impl Inner {
+    /// Erases a deal that left its CRM, unless facts of later are known: then it is back, and that is
+    /// noted.
+    pub(super) async fn depart(&self, id: &DealId, departed_at: Timestamp) -> Result<()> {
+        let _deals = self.deals.lock(std::slice::from_ref(id)).await;
+        for _ in 0..ATTEMPTS_MAX {
+            let Some(revision) = self.store.deal(id).await?.map(|stored| stored.revision) else {
+                return Ok(());
+            };
+            let told_at = last_told(&self.store.events(id).await?);
+            if told_at.is_some_and(|told_at| told_at > departed_at) {
+                let returned = Departure {
+                    departed_at: None,
+                    returned_at: told_at,
+                };
+                return self.store.put_departure(id, returned).await;
+            }
+            if self.erased(id, Some((departed_at, revision))).await? {
+                return Ok(());
+            }
+        }
+        Err(outrun())
+    }
+}
+
+/// The time of the newest fact that was observed. What people did here says nothing about the CRM, and an
+/// activity may be one that is planned.
+fn last_told(events: &[StoredEvent]) -> Option<Timestamp> {
+    let facts = events.iter().filter_map(|event| {
+        let is_observed = event.body["type"] == FACTS;
+        Vec::<Event>::deserialize(&event.body["facts"])
+            .ok()
+            .filter(|_| is_observed)
+    });
+    let facts = facts.flatten();
+    let facts = facts.filter(|fact| !matches!(fact, Event::Activity(_)));
+    facts.map(|fact| fact.at()).max()
 }
 
 fn refused(error: Error) -> Result<Observed> {
@@ -123,7 +177,7 @@ impl super::writing::Revision {
         let is_new = before.is_none();
         self.deal = Some(deal);
         self.known_events.extend(sighting.key.clone());
-        let body = serde_json::json!({ "type": "facts", "facts": sighting.facts });
+        let body = serde_json::json!({ "type": FACTS, "facts": sighting.facts });
         self.log(sighting.key, body);
         Ok(if is_new {
             Effect::Created

@@ -7,7 +7,7 @@ use anyhow::Context;
 use serde_json::Value;
 
 use super::ReceivedEvent;
-use super::observing::Sighting;
+use super::observing::{FACTS, Sighting};
 use super::writing::{Intent, Revision};
 use crate::domain::{Deal, DealId};
 use crate::error::{Error, Result};
@@ -42,11 +42,12 @@ fn intent(id: &DealId, event: &StoredEvent) -> Result<Intent> {
             Ok(Intent::Put(Box::new(deal)))
         }
         Some("patch") => Ok(Intent::Patch(part("patch"))),
-        Some("facts") => {
+        Some(FACTS) => {
             let facts = serde_json::from_value(part("facts"));
             Ok(Intent::Observe(Sighting {
                 deal_id: id.clone(),
                 key: None,
+                at: event.received_at,
                 facts: facts.context("are no dated facts")?,
                 is_birth: true,
             }))

@@ -22,7 +22,7 @@ use crate::store::{Before, Commit, DealWrite, Fence, LoggedEvent, ScoreWrite};
 /// Deals of one transaction: few enough to let others write in between.
 pub(super) const CHUNK_DEALS: usize = 500;
 /// How often a write is worked out again because other processes were faster.
-const ATTEMPTS_MAX: usize = 20;
+pub(super) const ATTEMPTS_MAX: usize = 20;
 
 /// What is wanted of one deal.
 #[derive(Debug)]
@@ -319,22 +319,29 @@ impl Inner {
         let ids = std::slice::from_ref(id);
         let _deals = self.deals.lock(ids).await;
         for _ in 0..ATTEMPTS_MAX {
-            if self.erased(id).await? {
+            if self.erased(id, None).await? {
                 return Ok(());
             }
         }
         Err(outrun())
     }
 
-    /// Whether the deal could be erased as it was found.
-    async fn erased(&self, id: &DealId) -> Result<bool> {
+    /// Whether the deal could be erased as it was found; `departed` is when it left its CRM, and the
+    /// revision that was looked at.
+    pub(super) async fn erased(
+        &self,
+        id: &DealId,
+        departed: Option<(Timestamp, i64)>,
+    ) -> Result<bool> {
         let generation = self.champion().await?.map(|active| active.generation);
         let ids = std::slice::from_ref(id);
         let mut found = self.store.before(generation, ids, &[]).await?;
         let before = found.remove(id).ok_or_else(|| no_deal(id))?;
         let _order = self.order.lock().await;
-        let revision = before.stored.revision;
-        let Commit::Done((), seq) = self.store.erase(id, generation, revision).await? else {
+        let revision = departed.map_or(before.stored.revision, |(_, revision)| revision);
+        let departed_at = departed.map(|(at, _)| at);
+        let erased = self.store.erase(id, generation, revision, departed_at);
+        let Commit::Done((), seq) = erased.await? else {
             return Ok(false);
         };
         let from = Moment {
@@ -352,7 +359,7 @@ impl Inner {
     }
 }
 
-fn outrun() -> Error {
+pub(super) fn outrun() -> Error {
     Error::Busy(format!(
         "other processes write the same deals: {ATTEMPTS_MAX} attempts came too late"
     ))
@@ -368,6 +375,15 @@ impl Wish {
                 Intent::Put(_) | Intent::Patch(_) | Intent::Refresh => Vec::new(),
             })
             .filter_map(Option::as_deref)
+    }
+
+    /// As of when others saw the deal as a whole, the last time.
+    fn seen_at(&self) -> Option<Timestamp> {
+        let seen = self.intents.iter().filter_map(|intent| match intent {
+            Intent::Observe(sighting) if sighting.is_birth => Some(sighting.at),
+            _ => None,
+        });
+        seen.max()
     }
 }
 
@@ -440,6 +456,7 @@ impl Plan {
             write: DealWrite {
                 deal,
                 revision_before: stored.as_ref().map(|stored| stored.revision),
+                seen_at: wish.seen_at(),
                 standing_before,
                 document,
                 log: revision.log,

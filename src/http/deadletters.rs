@@ -149,7 +149,8 @@ pub async fn read(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, 
 
 /// Repair an event: give it another body
 ///
-/// One event, as its source sends it. It stays a dead letter until it is replayed.
+/// An event, as its source sends it. It stays a dead letter until it is replayed. Where the body has
+/// several events, the others become dead letters too.
 #[utoipa::path(put, path = "/v1/deadletters/{id}", operation_id = "replaceDeadLetter", tag = "webhooks",
     params(("id" = i64, Path)), request_body = Object,
     responses(

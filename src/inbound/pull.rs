@@ -8,9 +8,10 @@ use futures_util::{StreamExt, stream};
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::inbox::arrival;
 use super::receiver::{count, source_of};
 use super::worker::{Applier, Asked};
-use super::{Context, Meaning, Source};
+use super::{Context, Meaning, Source, hashed};
 use crate::app::now;
 use crate::book::{Observed, Sighting};
 use crate::crm::{Crm, CrmError};
@@ -142,12 +143,12 @@ async fn see(applier: &Applier, source: Source, deal_id: DealId, whole: Value) -
         received_at: now,
         now,
     };
-    let reading = match (source.adapter().read)(&context, &as_event(whole, now)) {
+    let event = as_event(whole, now);
+    let reading = match (source.adapter().read)(&context, &event) {
         Ok(reading) => reading,
         Err(fields) => {
             let reason = crate::error::Error::Invalid(fields).to_string();
-            tracing::warn!(%source, reason, "a deal from a CRM cannot be read");
-            return Ok(());
+            return bury(applier, source, deal_id, event, reason).await;
         }
     };
     let departures = applier.book().store().departures(&[&deal_id]).await?;
@@ -156,18 +157,35 @@ async fn see(applier: &Applier, source: Source, deal_id: DealId, whole: Value) -
         return Ok(());
     };
     if gone_until.is_none_or(|gone| reading.at > gone) {
-        let born = BTreeMap::from([(deal_id.clone(), reading.at)]);
         let sighting = Sighting {
-            deal_id,
+            deal_id: deal_id.clone(),
             key: None,
+            at: reading.at,
             facts,
             is_birth,
         };
         let observed = applier.book().observe(vec![sighting], now).await?;
-        if observed.contains(&Observed::Created) {
-            applier.take_back(&born).await?;
+        if let Some(Observed::Refused(reason)) = observed.into_iter().next() {
+            return bury(applier, source, deal_id, event, reason).await;
         }
         count(source, "pulled", 1);
     }
+    Ok(())
+}
+
+/// Keeps a deal that cannot be taken as a dead letter; as it is, once.
+async fn bury(
+    applier: &Applier,
+    source: Source,
+    deal_id: DealId,
+    event: Value,
+    reason: String,
+) -> Result<()> {
+    tracing::warn!(%source, %deal_id, reason, "a deal from a CRM cannot be taken");
+    let key = format!("pulled:{}", hashed(event.to_string().as_bytes()));
+    let mut letter = arrival(source, key, event, Ok(deal_id), now());
+    letter.dead = Some(reason);
+    applier.book().store().put_in_inbox(&mut [letter]).await?;
+    count(source, "dead", 1);
     Ok(())
 }

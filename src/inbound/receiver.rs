@@ -199,6 +199,10 @@ impl Inbound {
 
     async fn score(&self, action: &Action, now: Timestamp) -> Result<crate::scoring::Score> {
         let source = Source::Hubspot;
+        if !action.is_of_deal() {
+            let reason = "is not a deal: set `objectTypes` of the action to [\"DEAL\"]";
+            return Err(Error::invalid("object.objectType", reason));
+        }
         let scorer = self.book.scorer().await?.ok_or(Error::NoModel)?;
         let id = action.deal.as_deref().unwrap_or_default();
         let id = format!("{}{id}", self.settings.of(source).id_prefix);
@@ -217,28 +221,34 @@ impl Inbound {
         Ok(scorer.score(&deal, now))
     }
 
-    /// Gives a dead letter another body: one event, as its source sends it or as it is kept.
+    /// Gives a dead letter another body: an event, as its source sends it or as it is kept. Further events
+    /// of the same body become dead letters of their own, unless they are known.
     ///
     /// # Errors
-    /// `NotFound`; `Invalid` when the body is not one event about a deal.
+    /// `NotFound`; `Invalid` when the body has no event, or one that does not say which deal it is about.
     pub async fn repair(&self, seq: i64, body: Value) -> Result<InboxEvent> {
         let letter = self.book.store().dead_letter(seq).await?;
         let source = source_of(&letter)?;
         let settings = self.settings.of(source);
+        let wrong = |reason| Error::invalid("", reason);
+        let mut others = Vec::new();
         let (id, body) = match deal_id(source, &settings.id_prefix, &body) {
             Ok(id) => (id, body),
             Err(reason) => {
-                let body = only_event(source, settings, &body)
-                    .ok_or_else(|| Error::invalid("", reason))?;
-                let id = deal_id(source, &settings.id_prefix, &body)
-                    .map_err(|reason| Error::invalid("", reason))?;
-                (id, body)
+                let mut events = events_in(source, settings, &body).into_iter();
+                let (_, first) = events.next().ok_or_else(|| wrong(reason))?;
+                let id = deal_id(source, &settings.id_prefix, &first).map_err(wrong)?;
+                for (key, body) in events {
+                    let id = deal_id(source, &settings.id_prefix, &body).map_err(wrong)?;
+                    let mut other = arrival(source, key, body, Ok(id), letter.received_at);
+                    other.dead = Some(format!("was repaired along with {seq}"));
+                    others.push(other);
+                }
+                (id, first)
             }
         };
         let store = self.book.store();
-        store
-            .repair_dead_letter(seq, Some(id.as_str()), &body)
-            .await?;
+        store.repair_dead_letter(seq, &id, &body, &others).await?;
         store.dead_letter(seq).await
     }
 
@@ -278,8 +288,12 @@ pub(super) fn deal_id(source: Source, prefix: &str, body: &Value) -> Result<Deal
     DealId::new(&format!("{prefix}{id}"))
 }
 
-/// A body as its source sends it, if that is a single event.
-fn only_event(source: Source, settings: &super::SourceSettings, body: &Value) -> Option<Value> {
+/// The events in a body as its source sends it, each with its key.
+fn events_in(
+    source: Source,
+    settings: &super::SourceSettings,
+    body: &Value,
+) -> Vec<(String, Value)> {
     let delivery = Delivery {
         method: "POST".into(),
         url: String::new(),
@@ -290,10 +304,12 @@ fn only_event(source: Source, settings: &super::SourceSettings, body: &Value) ->
             other => other.to_string().into_bytes(),
         },
     };
-    match (source.adapter().split)(&delivery, settings).ok()?.pop() {
-        Some(Part::Event { body, .. }) => Some(body),
-        _ => None,
-    }
+    let parts = (source.adapter().split)(&delivery, settings).unwrap_or_default();
+    let events = parts.into_iter().filter_map(|part| match part {
+        Part::Event { key, body } => Some((key, body)),
+        Part::Unknown { .. } => None,
+    });
+    events.collect()
 }
 
 /// # Errors

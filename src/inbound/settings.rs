@@ -48,6 +48,7 @@ pub struct Webhooks {
     pub queued_events_max: usize,
     pub keep_hours: u32,
     pub waiting_days: u32,
+    pub dead_days: u32,
     pub hubspot: SourceSettings,
     pub salesforce: SourceSettings,
     pub pipedrive: SourceSettings,

@@ -3,7 +3,7 @@
 //! Facts may be applied in any order and more than once, so nothing here needs to be exact: a process that
 //! dies with events in hand leaves them to be applied again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -98,6 +98,8 @@ impl Rounds {
         }
         if is_due(&mut self.tidied_at, TIDY_EVERY) {
             applier.tidy().await?;
+            // What another process had in hand when it ended is not seen by what was written since.
+            self.looked_seq = 0;
         }
         Ok(count)
     }
@@ -184,9 +186,7 @@ impl Applier {
                 }
             }
         }
-        for read in &reads {
-            self.note_departure(read).await?;
-        }
+        self.note_departures(&reads).await?;
         self.observe(reads, now, asked, &mut settled).await?;
         Ok(settled)
     }
@@ -200,8 +200,10 @@ impl Applier {
             now,
         };
         let deal_id = deal_id(source, prefix, &event.body)?;
-        let reading = (source.adapter().read)(&context, &event.body)
+        let mut reading = (source.adapter().read)(&context, &event.body)
             .map_err(|fields| Error::Invalid(fields).to_string())?;
+        // As exact as the store keeps it, so that it compares with what reads back.
+        reading.at = Timestamp::from_microsecond(reading.at.as_microsecond()).unwrap_or(reading.at);
         Ok(Read {
             seq: event.seq,
             source,
@@ -211,51 +213,39 @@ impl Applier {
         })
     }
 
-    /// A deal that is gone from its CRM goes from here; noted first, so that it is gone for good even if
-    /// we end in between.
-    async fn note_departure(&self, read: &Read) -> Result<()> {
-        let at = Some(read.reading.at);
-        let departure = match read.reading.meaning {
-            Meaning::Deleted => Departure {
-                departed_at: at,
-                returned_at: None,
-            },
-            Meaning::Restored => Departure {
-                departed_at: None,
-                returned_at: at,
-            },
-            Meaning::Facts { .. } | Meaning::Born { .. } | Meaning::Touched => return Ok(()),
-        };
+    /// Deals that are gone from their CRM go from here. All comings and goings are noted first: so that a
+    /// deal which is back in the same breath stays, and so that one is gone for good even if we end in
+    /// between.
+    async fn note_departures(&self, reads: &[Read]) -> Result<()> {
         let store = self.book.store();
-        store.put_departure(&read.deal_id, departure).await?;
-        let known = store.departures(&[&read.deal_id]).await?;
-        let is_gone = known.get(&read.deal_id).and_then(Departure::gone_until);
-        if read.reading.meaning == Meaning::Deleted && is_gone == at {
-            self.erase(&read.deal_id).await?;
+        let mut left = Vec::new();
+        for read in reads {
+            let at = Some(read.reading.at);
+            let departure = match read.reading.meaning {
+                Meaning::Deleted => {
+                    left.push(read);
+                    Departure {
+                        departed_at: at,
+                        returned_at: None,
+                    }
+                }
+                Meaning::Restored => Departure {
+                    departed_at: None,
+                    returned_at: at,
+                },
+                Meaning::Facts { .. } | Meaning::Born { .. } | Meaning::Touched => continue,
+            };
+            store.put_departure(&read.deal_id, departure).await?;
         }
-        Ok(())
-    }
-
-    async fn erase(&self, id: &DealId) -> Result<()> {
-        match self.book.erase(id).await {
-            Err(Error::NotFound { .. }) => Ok(()),
-            other => other,
-        }
-    }
-
-    /// Erases deals that came to be, by what was seen of them at a moment, although they had left by
-    /// then: elsewhere the departure was noted while we did not look. It is noted before the deal is
-    /// erased there, and we look after it was written here: one of the two finds it.
-    pub async fn take_back(&self, born: &BTreeMap<DealId, Timestamp>) -> Result<()> {
-        if born.is_empty() {
-            return Ok(());
-        }
-        let ids: Vec<&DealId> = born.keys().collect();
-        let departures = self.book.store().departures(&ids).await?;
-        for (id, seen_at) in born {
-            let gone_until = departures.get(id).and_then(Departure::gone_until);
-            if gone_until.is_some_and(|gone| *seen_at <= gone) {
-                self.erase(id).await?;
+        let ids: Vec<&DealId> = left.iter().map(|read| &read.deal_id).collect();
+        let known = store.departures(&ids).await?;
+        for read in left {
+            let gone_until = known.get(&read.deal_id).and_then(Departure::gone_until);
+            if gone_until == Some(read.reading.at) {
+                match self.book.depart(&read.deal_id, read.reading.at).await {
+                    Err(Error::NotFound { .. }) => {}
+                    other => other?,
+                }
             }
         }
         Ok(())
@@ -272,7 +262,6 @@ impl Applier {
         let departures = self.book.store().departures(&ids).await?;
         let mut seen = Vec::with_capacity(reads.len());
         let mut sightings = Vec::with_capacity(reads.len());
-        let mut newest: BTreeMap<DealId, Timestamp> = BTreeMap::new();
         for read in reads {
             let gone_until = departures
                 .get(&read.deal_id)
@@ -289,17 +278,15 @@ impl Applier {
             };
             if gone_until.is_some_and(|gone| read.reading.at <= gone) {
                 count(read.source, "outlived", 1);
-                settled.push((read.seq, Settled::Applied));
+                settled.push((read.seq, Settled::Outlived));
                 continue;
             }
-            let newest = newest
-                .entry(read.deal_id.clone())
-                .or_insert(read.reading.at);
-            *newest = read.reading.at.max(*newest);
-            seen.push((read.seq, read.source, is_all));
+            let says_something = is_birth || !facts.is_empty();
+            seen.push((read.seq, read.source, is_all, says_something));
             sightings.push(Sighting {
                 deal_id: read.deal_id,
                 key: Some(read.key),
+                at: read.reading.at,
                 facts,
                 is_birth,
             });
@@ -307,14 +294,8 @@ impl Applier {
         if sightings.is_empty() {
             return Ok(());
         }
-        let deal_ids: Vec<DealId> = sightings.iter().map(|s| s.deal_id.clone()).collect();
         let observed = self.take(sightings, now).await?;
-        let born = deal_ids.iter().zip(&observed);
-        let born = born.filter(|(_, observed)| **observed == Observed::Created);
-        let born: BTreeSet<&DealId> = born.map(|(id, _)| id).collect();
-        newest.retain(|id, _| born.contains(id));
-        self.take_back(&newest).await?;
-        for ((seq, source, is_all), observed) in seen.into_iter().zip(observed) {
+        for ((seq, source, is_all, says_something), observed) in seen.into_iter().zip(observed) {
             let can_ask = asked == Asked::No && self.crms.contains_key(&source);
             let says_too_little = !is_all || observed == Observed::Unknown;
             let (outcome, state) = match observed {
@@ -322,6 +303,8 @@ impl Applier {
                 _ if can_ask && says_too_little => ("unread", Settled::Unread),
                 Observed::Created | Observed::Changed => ("applied", Settled::Applied),
                 Observed::Unchanged => ("unchanged", Settled::Applied),
+                // There is nothing to be applied when the deal comes to be known.
+                Observed::Unknown if !says_something => ("unchanged", Settled::Applied),
                 Observed::Unknown => ("waiting", Settled::Waiting),
             };
             count(source, outcome, 1);
@@ -381,9 +364,211 @@ impl Applier {
         let cutoff = before(24 * i64::from(days));
         let expired = store.expire_inbox(cutoff, &reason, now).await?;
         let pruned = store
-            .prune_inbox(before(self.settings.keep_hours.into()))
+            .prune_inbox(
+                before(self.settings.keep_hours.into()),
+                before(24 * i64::from(self.settings.dead_days)),
+            )
             .await?;
         tracing::debug!(expired, pruned, "tidied the inbox");
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::SOURCES;
+    use super::super::inbox::arrival;
+    use super::*;
+    use crate::book::BookSettings;
+    use crate::config::Config;
+    use crate::ranking::Accelerator;
+    use crate::store::{Arrival, Store};
+
+    fn at(day: u8) -> Timestamp {
+        format!("2026-02-{day:02}T00:00:00Z").parse().unwrap()
+    }
+
+    async fn applier(folder: &tempfile::TempDir) -> Applier {
+        let store = Store::open(&folder.path().join("store.sqlite")).await;
+        let config = Config::from_layers(toml::Table::new(), None, []).unwrap();
+        let exchange = Arc::new(config.exchange.clone());
+        let settings = BookSettings::default();
+        let book = Book::open(store.unwrap(), Accelerator::none(), exchange, settings).await;
+        let webhooks = Arc::new(config.webhooks.clone());
+        let table = |source: Source| (source, webhooks.of(source).table(source).unwrap());
+        let tables = SOURCES.into_iter().map(table).collect();
+        Applier::new(book.unwrap(), webhooks, tables, Vec::new())
+    }
+
+    fn event(key: &str, kind: &str, day: u8, data: Value) -> Arrival {
+        let body = json!({"type": kind, "timestamp": at(day), "data": data});
+        let id = deal_id(Source::Standard, "", &body);
+        arrival(Source::Standard, key.into(), body, id, now())
+    }
+
+    fn upserted(day: u8) -> Arrival {
+        let data = json!({"id": "d", "amount": day, "created_at": at(1)});
+        event(&format!("upsert {day}"), "deal.upserted", day, data)
+    }
+
+    fn deleted(day: u8) -> Arrival {
+        let data = json!({"deal_id": "d"});
+        event(&format!("delete {day}"), "deal.deleted", day, data)
+    }
+
+    /// Without an end, so that the deal has to be known.
+    fn called(day: u8) -> Arrival {
+        let call = json!({"type": "activity", "at": at(day), "kind": "call"});
+        let data = json!({"deal_id": "d", "events": [call]});
+        event(&format!("call {day}"), "deal.events", day, data)
+    }
+
+    /// Keeps events, and works until nothing is left to do.
+    async fn take(applier: &Applier, arrivals: impl IntoIterator<Item = Arrival>) {
+        let mut arrivals: Vec<Arrival> = arrivals.into_iter().collect();
+        let store = applier.book.store();
+        store.put_in_inbox(&mut arrivals).await.unwrap();
+        let mut rounds = Rounds::default();
+        while rounds.next(applier).await.unwrap() > 0 {}
+    }
+
+    async fn amount(applier: &Applier) -> Option<String> {
+        let id = DealId::new("d").unwrap();
+        let stored = applier.book.store().deal(&id).await.unwrap();
+        stored.map(|stored| stored.deal.amount.unwrap().to_string())
+    }
+
+    #[tokio::test]
+    async fn a_deletion_that_arrives_late_does_not_end_a_deal_that_was_seen_after_it() {
+        for order in [
+            [2, 3, 1],
+            [3, 2, 1],
+            [1, 2, 3],
+            [1, 3, 2],
+            [2, 1, 3],
+            [3, 1, 2],
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let applier = applier(&folder).await;
+            for day in order {
+                let event = if day == 2 { deleted(2) } else { upserted(day) };
+                take(&applier, [event]).await;
+            }
+            assert_eq!(amount(&applier).await.as_deref(), Some("3"), "{order:?}");
+            // What is told of before the deletion is of a deal that is there.
+            take(&applier, [called(1)]).await;
+            let id = DealId::new("d").unwrap();
+            let stored = applier.book.store().deal(&id).await.unwrap().unwrap();
+            assert_eq!(stored.deal.activities.len(), 1, "{order:?}");
+            take(&applier, [deleted(4)]).await;
+            assert_eq!(amount(&applier).await, None, "{order:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_deletion_leaves_what_waits_and_may_tell_of_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let applier = applier(&folder).await;
+        let store = applier.book.store();
+        take(&applier, [upserted(1)]).await;
+        store.put_in_inbox(&mut [deleted(2)]).await.unwrap();
+        let deletion = store.claim_inbox(Claim::New, 1, now()).await.unwrap();
+        // They come while the deletion is in hand.
+        let mut later = [called(1), upserted(3)];
+        store.put_in_inbox(&mut later).await.unwrap();
+        let settled = applier.apply(deletion, now(), Asked::No).await.unwrap();
+        assert_eq!(amount(&applier).await, None);
+        store.settle_inbox(&settled, now()).await.unwrap();
+        take(&applier, []).await;
+        assert_eq!(amount(&applier).await.as_deref(), Some("3"));
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_deal_that_leaves_is_settled() {
+        let folder = tempfile::tempdir().unwrap();
+        let applier = applier(&folder).await;
+        let store = applier.book.store();
+        take(&applier, [called(1), called(5)]).await;
+        assert_eq!(store.inbox_health().await.unwrap().waiting, 2);
+        take(&applier, [deleted(3)]).await;
+        let health = store.inbox_health().await.unwrap();
+        assert_eq!((health.new, health.waiting), (0, 1), "that of later waits");
+        take(&applier, [upserted(4)]).await;
+        assert_eq!(store.inbox_health().await.unwrap().waiting, 0);
+    }
+
+    #[tokio::test]
+    async fn a_deal_does_not_come_to_be_that_left_while_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let applier = applier(&folder).await;
+        let id = DealId::new("d").unwrap();
+        let departure = Departure {
+            departed_at: Some(at(2)),
+            returned_at: None,
+        };
+        let store = applier.book.store();
+        store.put_departure(&id, departure).await.unwrap();
+        let sighting = |day| Sighting {
+            deal_id: id.clone(),
+            key: None,
+            at: at(day),
+            facts: Vec::new(),
+            is_birth: true,
+        };
+        let gone = applier.book.observe(vec![sighting(2)], at(5)).await;
+        assert!(matches!(gone, Err(Error::Busy(_))), "{gone:?}");
+        let back = applier.book.observe(vec![sighting(3)], at(5)).await;
+        assert_eq!(back.unwrap(), [Observed::Created]);
+        let known = store.departures(&[&id]).await.unwrap();
+        assert_eq!(known[&id].gone_until(), None);
+    }
+
+    #[tokio::test]
+    async fn an_event_that_another_process_had_in_hand_is_looked_at_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let applier = applier(&folder).await;
+        take(&applier, [called(1)]).await;
+        let deal = crate::domain::Deal::new(DealId::new("d").unwrap());
+        applier.book.put(deal, at(3)).await.unwrap();
+        // As far as this process knows, all deals were looked at.
+        let mut rounds = Rounds {
+            looked_seq: i64::MAX,
+            ..Rounds::default()
+        };
+        while rounds.next(&applier).await.unwrap() > 0 {}
+        assert_eq!(rounds.next(&applier).await.unwrap(), 1);
+        let health = applier.book.store().inbox_health().await.unwrap();
+        assert_eq!(health.waiting, 0);
+    }
+
+    #[tokio::test]
+    async fn what_says_nothing_of_a_deal_that_is_not_known_does_not_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let applier = applier(&folder).await;
+        let body = json!({"event_type": "record.updated", "id": {"record_id": "d"}});
+        let id = deal_id(Source::Attio, "", &body);
+        let touched = arrival(Source::Attio, "k".into(), body, id, now());
+        take(&applier, [touched]).await;
+        let health = applier.book.store().inbox_health().await.unwrap();
+        assert_eq!((health.new, health.waiting), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn dead_letters_are_kept_for_their_days() {
+        let folder = tempfile::tempdir().unwrap();
+        let applier = applier(&folder).await;
+        let letter = |key: &str, days: i64| {
+            let age = SignedDuration::from_hours(24 * days);
+            let mut letter = deleted(1);
+            (letter.key, letter.dead) = (key.into(), Some("why".into()));
+            letter.received_at = now().checked_sub(age).unwrap();
+            letter
+        };
+        take(&applier, [letter("old", 91), letter("new", 89)]).await;
+        let left = applier.book.store().dead_letters(None, 0, 10).await;
+        let left: Vec<String> = left.unwrap().into_iter().map(|l| l.key).collect();
+        assert_eq!(left, ["new"]);
     }
 }

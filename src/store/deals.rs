@@ -60,6 +60,8 @@ pub(crate) struct DealWrite {
     pub deal: Deal,
     /// The revision that the write was worked out from; `None` for a new deal.
     pub revision_before: Option<i64>,
+    /// As of when others saw it as a whole, where they did.
+    pub seen_at: Option<Timestamp>,
     /// Its line in the active ranking that the write was worked out from.
     pub standing_before: Option<RankingRow>,
     /// The deal's document; `None` when only its score moves.
@@ -253,7 +255,8 @@ impl Store {
     /// as it was when the writes were worked out.
     ///
     /// # Errors
-    /// `Conflict` when the lease under which they were worked out has changed hands.
+    /// `Conflict` when the lease under which they were worked out has changed hands; `Busy` when a deal that
+    /// is new here left its CRM after it was seen there.
     pub(crate) async fn commit(
         &self,
         writes: &[&DealWrite],
@@ -278,6 +281,9 @@ impl Store {
             let first_seq = seq + 1;
             seq += write.numbers() as i64;
             revisions.push(seq);
+            if let (None, Some(seen_at)) = (write.revision_before, write.seen_at) {
+                inbox::let_in(&mut tx, &write.deal.id, seen_at).await?;
+            }
             if let Some(document) = &write.document {
                 upsert_deal(&mut tx, &write.deal, document, seq, write.at).await?;
             }
@@ -314,12 +320,14 @@ impl Store {
         Ok(Commit::Done(revisions, last_seq))
     }
 
-    /// Forgets a deal, its events and its ledger, if it is still as it was when that was worked out.
+    /// Forgets a deal, its events and its ledger, if it is still as it was when that was worked out; with
+    /// all that was received of it, or, where it left its CRM, what that told of it before.
     pub(crate) async fn erase(
         &self,
         id: &DealId,
         generation: Option<i64>,
         revision_before: i64,
+        departed_at: Option<Timestamp>,
     ) -> Result<Commit<()>> {
         let mut tx = self.writer.write().await?;
         let seq = take_seqs(&mut tx, 1).await?;
@@ -327,7 +335,10 @@ impl Store {
         if !is_as_planned(&mut tx, generation, known).await? {
             return Ok(Commit::Outdated);
         }
-        inbox::forget(&mut tx, id).await?;
+        match departed_at {
+            None => inbox::forget(&mut tx, id).await?,
+            Some(at) => inbox::forget_before(&mut tx, id, at).await?,
+        }
         Sql::new("DELETE FROM deals WHERE id = $1")
             .bind(id.as_str())
             .execute(&mut tx)

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::engine::{Row, Sql, Tx};
-use super::{INSERT_ROWS_MAX, Store, micros, timestamp};
+use super::{INSERT_ROWS_MAX, Store, micros, take_seqs, timestamp};
 use crate::domain::DealId;
 use crate::error::{Error, Result};
 
@@ -61,6 +61,8 @@ pub(crate) enum Claim {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Settled {
     Applied,
+    /// It told of a deal before that left its CRM: nothing is kept of it.
+    Outlived,
     Waiting,
     /// The CRM is to be asked for the whole deal.
     Unread,
@@ -178,13 +180,20 @@ impl Store {
             let matching = settled.iter().filter(|(_, settled)| settled == wanted);
             matching.map(|(seq, _)| *seq).collect()
         };
+        let outlived = of(&Settled::Outlived);
         let mut tx = self.writer.write().await?;
         for (state, seqs) in [
             ("applied", of(&Settled::Applied)),
+            ("applied", outlived.clone()),
             ("waiting", of(&Settled::Waiting)),
             ("unread", of(&Settled::Unread)),
         ] {
             set_state(&mut tx, state, None, &seqs, now).await?;
+        }
+        if !outlived.is_empty() {
+            let mut sql = Sql::new("UPDATE inbox SET body = 'null' WHERE seq IN ");
+            sql.push_list(outlived);
+            sql.unkept().execute(&mut tx).await?;
         }
         for (seq, settled) in settled {
             match settled {
@@ -198,7 +207,7 @@ impl Store {
                         .execute(&mut tx)
                         .await?;
                 }
-                Settled::Applied | Settled::Waiting | Settled::Unread => {}
+                Settled::Applied | Settled::Outlived | Settled::Waiting | Settled::Unread => {}
             }
         }
         tx.commit().await
@@ -227,9 +236,13 @@ impl Store {
             .collect()
     }
 
-    /// Notes that a deal left, or came back; of several times the latest counts.
+    /// Notes that a deal left, or came back; of several times the latest counts. Events that wait for a
+    /// deal which has left are looked at again.
     pub(crate) async fn put_departure(&self, id: &DealId, departure: Departure) -> Result<()> {
         let at = |at: Option<Timestamp>| at.map(micros);
+        let mut tx = self.writer.write().await?;
+        // Taken without a number: whoever is about to write the deal has done so, or will see this.
+        take_seqs(&mut tx, 0).await?;
         Sql::new(
             "INSERT INTO departures (deal_id, departed_at, returned_at) VALUES ($1, $2, $3)
              ON CONFLICT (deal_id) DO UPDATE SET
@@ -243,9 +256,18 @@ impl Store {
         .bind(id.as_str())
         .bind(at(departure.departed_at))
         .bind(at(departure.returned_at))
-        .execute(&self.writer)
+        .execute(&mut tx)
         .await?;
-        Ok(())
+        if departure.departed_at.is_some() {
+            Sql::new(
+                "UPDATE inbox SET state = 'new', settled_at = NULL, claimed_until = 0
+                 WHERE deal_id = $1 AND state = 'waiting'",
+            )
+            .bind(id.as_str())
+            .execute(&mut tx)
+            .await?;
+        }
+        tx.commit().await
     }
 
     /// Makes dead letters of events that waited since before `cutoff`.
@@ -266,14 +288,23 @@ impl Store {
         .await
     }
 
-    /// Removes events that were applied before `cutoff`.
-    pub(crate) async fn prune_inbox(&self, cutoff: Timestamp) -> Result<u64> {
+    /// Removes events that were applied before `cutoff`, and dead letters of before `dead_cutoff`.
+    pub(crate) async fn prune_inbox(
+        &self,
+        cutoff: Timestamp,
+        dead_cutoff: Timestamp,
+    ) -> Result<u64> {
+        let applied = self.prune_state("applied", cutoff).await?;
+        Ok(applied + self.prune_state("dead", dead_cutoff).await?)
+    }
+
+    async fn prune_state(&self, state: &'static str, cutoff: Timestamp) -> Result<u64> {
         let mut pruned = 0;
         loop {
-            let rows = Sql::new(
+            let rows = Sql::new(format!(
                 "DELETE FROM inbox WHERE seq IN
-                     (SELECT seq FROM inbox WHERE state = 'applied' AND settled_at < $1 LIMIT $2)",
-            )
+                     (SELECT seq FROM inbox WHERE state = '{state}' AND settled_at < $1 LIMIT $2)"
+            ))
             .bind(micros(cutoff))
             .bind(PRUNE_ROWS)
             .execute(&self.writer)
@@ -337,27 +368,33 @@ impl Store {
         inbox_event(&row.ok_or_else(|| no_letter(seq))?)
     }
 
-    /// Gives a dead letter another body. It stays one until it is replayed.
+    /// Gives a dead letter another body, and keeps `others` that were in it too. It stays a dead letter
+    /// until it is replayed.
     ///
     /// # Errors
     /// `NotFound`.
-    pub async fn repair_dead_letter(
+    pub(crate) async fn repair_dead_letter(
         &self,
         seq: i64,
-        deal_id: Option<&str>,
+        deal_id: &DealId,
         body: &Value,
+        others: &[Arrival],
     ) -> Result<()> {
+        let mut tx = self.writer.write().await?;
         let changed =
             Sql::new("UPDATE inbox SET body = $2, deal_id = $3 WHERE seq = $1 AND state = 'dead'")
                 .bind(seq)
                 .bind(body.to_string())
-                .bind(deal_id)
-                .execute(&self.writer)
+                .bind(deal_id.as_str())
+                .execute(&mut tx)
                 .await?;
-        match changed {
-            0 => Err(no_letter(seq)),
-            _ => Ok(()),
+        if changed == 0 {
+            return Err(no_letter(seq));
         }
+        for chunk in others.chunks(INSERT_ROWS_MAX) {
+            insert(&mut tx, chunk).await?;
+        }
+        tx.commit().await
     }
 
     /// Puts a dead letter back among the new events.
@@ -418,6 +455,48 @@ pub(super) async fn forget(tx: &mut Tx, id: &DealId) -> Result<()> {
         .bind(id.as_str())
         .execute(tx)
         .await?;
+    Ok(())
+}
+
+/// Forgets what was received and applied of a deal that left its CRM. What waits stays: it is looked at
+/// later, and may tell that the deal is back.
+pub(super) async fn forget_before(tx: &mut Tx, id: &DealId, departed_at: Timestamp) -> Result<()> {
+    Sql::new("UPDATE inbox SET body = 'null' WHERE deal_id = $1 AND state = 'applied'")
+        .bind(id.as_str())
+        .execute(&mut *tx)
+        .await?;
+    Sql::new("DELETE FROM inbox WHERE deal_id = $1 AND state = 'dead' AND received_at <= $2")
+        .bind(id.as_str())
+        .bind(micros(departed_at))
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// Lets a deal come to be that was seen in its CRM at `seen_at`: if it had left before, it is back.
+///
+/// # Errors
+/// `Busy` when it left at that moment or later.
+pub(super) async fn let_in(tx: &mut Tx, id: &DealId, seen_at: Timestamp) -> Result<()> {
+    let left: i64 = Sql::new(
+        "SELECT count(*) FROM departures WHERE deal_id = $1 AND departed_at >= $2
+         AND (returned_at IS NULL OR returned_at < departed_at)",
+    )
+    .bind(id.as_str())
+    .bind(micros(seen_at))
+    .scalar(&mut *tx)
+    .await?;
+    if left > 0 {
+        return Err(Error::Busy(format!("the deal {id} left its CRM meanwhile")));
+    }
+    Sql::new(
+        "UPDATE departures SET returned_at = $2
+         WHERE deal_id = $1 AND (returned_at IS NULL OR returned_at < departed_at)",
+    )
+    .bind(id.as_str())
+    .bind(micros(seen_at))
+    .execute(tx)
+    .await?;
     Ok(())
 }
 

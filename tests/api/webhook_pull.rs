@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
 
 use actix_web::web::{self, Data};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
 use dealrank::inbound::Source;
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::senders::{send_json, settings};
@@ -120,4 +122,82 @@ async fn a_hubspot_deal_of_which_an_event_says_too_little_is_read_whole() {
         history.is_some_and(|past| past.iter().any(|change| change["value"] == "9"))
     })
     .await;
+}
+
+fn read_from(crm: &Crm) -> Service {
+    let toml = format!(
+        "{}\n[crm.hubspot]\nenabled = true\ntoken = 'a-token'\nbase_url = '{}'",
+        settings(),
+        crm.start()
+    );
+    Service::with_settings(&toml)
+}
+
+fn properties(id: u64, amount: &str) -> Value {
+    json!({"id": id.to_string(), "properties": {
+        "dealname": "A deal", "amount": amount, "createdate": "2026-01-01T00:00:00.000Z",
+        "hs_lastmodifieddate": "2026-01-01T00:00:01.000Z"}})
+}
+
+#[tokio::test]
+async fn a_deal_that_is_deleted_and_restored_in_one_breath_is_there() {
+    let crm = Crm::default();
+    crm.put("1", properties(1, "5"));
+    crm.put("2", properties(2, "6"));
+    let service = read_from(&crm);
+    let born = json!([event("creation", 1, T)]);
+    send_json(&service, Source::Hubspot, &born).await.ok(200);
+    deal_when(&service, "1", |deal| deal["amount"] == "5").await;
+    crm.put("1", properties(1, "7"));
+    // The first is known, the second is not.
+    let events: Vec<Value> = [1, 2]
+        .into_iter()
+        .flat_map(|id| {
+            [
+                event("deletion", id, T + 20_000),
+                event("restore", id, T + 21_000),
+            ]
+        })
+        .collect();
+    send_json(&service, Source::Hubspot, &json!(events))
+        .await
+        .ok(200);
+    deal_when(&service, "2", |deal| deal["amount"] == "6").await;
+    deal_when(&service, "1", Value::is_object).await;
+    // Apart, it is gone and comes back.
+    for (kind, at) in [("deletion", T + 30_000), ("restore", T + 40_000)] {
+        let events = json!([event(kind, 1, at)]);
+        send_json(&service, Source::Hubspot, &events).await.ok(200);
+        settled(&service).await;
+    }
+    deal_when(&service, "1", |deal| deal["amount"] == "7").await;
+}
+
+#[tokio::test]
+async fn a_deal_that_cannot_be_read_from_the_crm_is_a_dead_letter_that_can_be_repaired() {
+    let crm = Crm::default();
+    crm.put("8", properties(8, "much"));
+    let service = read_from(&crm);
+    let changed = json!([event("propertyChange", 8, T)]);
+    send_json(&service, Source::Hubspot, &changed).await.ok(200);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let letter = loop {
+        let letters = service.get("/v1/deadletters").await.ok(200);
+        if let Some(letter) = letters["deadletters"].get(0) {
+            break letter.clone();
+        }
+        assert!(Instant::now() < deadline, "{}", service.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(letter["deal_id"], "8");
+    let reason = letter["reason"].as_str().unwrap();
+    assert!(reason.contains("amount"), "{reason}");
+    let path = format!("/v1/deadletters/{}", letter["id"]);
+    let repair = json!({"properties": {"amount": "12"}});
+    service.send(Method::PATCH, &path, &repair).await.ok(200);
+    let replayed = service.post(&format!("{path}/replay"), &json!({})).await;
+    assert_eq!(replayed.ok(200)["state"], "applied");
+    let found = deal_when(&service, "8", |deal| deal["name"] == "A deal").await;
+    let past = found["history"].as_array().unwrap();
+    assert!(past.iter().any(|change| change["value"] == "12"), "{found}");
 }

@@ -224,6 +224,35 @@ async fn a_dead_letter_is_read_repaired_and_replayed() {
 }
 
 #[tokio::test]
+async fn a_dead_letter_that_is_repaired_to_several_events_loses_none() {
+    let service = Service::with_settings(&settings());
+    send(&service, Source::Hubspot, b"[{...").await.ok(200);
+    let letters = service.get("/v1/deadletters").await.ok(200);
+    let id = letters["deadletters"][0]["id"].clone();
+    let path = format!("/v1/deadletters/{id}");
+    let contact = json!([{"subscriptionType": "contact.creation"}]);
+    assert_eq!(service.put(&path, &contact).await.problem(422), "invalid");
+    let events = json!([
+        creation(3, T),
+        change(3, T + 9, "amount", "5"),
+        creation(4, T)
+    ]);
+    let repaired = service.put(&path, &events).await.ok(200);
+    assert_eq!((&repaired["id"], &repaired["deal_id"]), (&id, &json!("3")));
+    let letters = service.get("/v1/deadletters").await.ok(200);
+    assert_eq!(letters["deadletters"].as_array().unwrap().len(), 3);
+    let replayed = service.post("/v1/deadletters/replay", &json!({})).await;
+    assert_eq!(replayed.ok(202), json!({"replayed": 3}));
+    deal_when(&service, "3", |deal| deal["amount"] == "5").await;
+    deal_when(&service, "4", Value::is_object).await;
+    // They are known by their own names.
+    send_json(&service, Source::Hubspot, &events).await.ok(200);
+    settled(&service).await;
+    let kept = "SELECT count(*) FROM inbox WHERE deal_id = '4'";
+    assert_eq!(service.store().count(kept).await, 1);
+}
+
+#[tokio::test]
 async fn the_command_line_lists_replays_and_discards_dead_letters() {
     let service = Service::with_settings(&settings());
     for id in 0..3 {
