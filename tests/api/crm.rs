@@ -289,9 +289,11 @@ async fn what_is_read_and_what_is_written_keep_to_one_rate_limit() {
     let crm = settings(CrmKind::HubSpot, receiver.base(), true);
     let service = Service::with_settings(&format!("{crm}\n{}", senders::settings()));
     service.train().await;
-    let born = json!([{ "subscriptionType": "deal.creation", "objectId": 77, "eventId": 1,
-        "occurredAt": 1_767_225_600_000_i64, "portalId": 1, "subscriptionId": 2 }]);
-    let taken = senders::send_json(&service, Source::Hubspot, &born).await;
+    // A change makes no deal known: it has to be read before there is a score to write.
+    let changed = json!([{ "subscriptionType": "deal.propertyChange", "objectId": 77, "eventId": 1,
+        "occurredAt": 1_767_225_600_000_i64, "portalId": 1, "subscriptionId": 2,
+        "propertyName": "amount", "propertyValue": "5" }]);
+    let taken = senders::send_json(&service, Source::Hubspot, &changed).await;
     taken.ok(200);
     let requests = receiver
         .until("the score is written", |requests| {
