@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::baseline::Baseline;
 use crate::columns::Column;
 use crate::crosses::Cross;
-use crate::domain::{Exchange, LogOdds, Probability};
+use crate::domain::{Exchange, LogOdds, Probability, Snapshot};
 use crate::error::{Error, Result};
 use crate::evaluation::Evaluation;
 use crate::evaluation::recalibration::Recalibration;
@@ -153,11 +153,22 @@ pub struct Dropped {
     pub reason: String,
 }
 
-/// What log-odds are turned into before they become a probability: `shift + slope x log-odds`, fitted
-/// on deals that the coefficients had not seen (Platt 1999).
+/// What log-odds are turned into before they become a probability, by how far a deal has come: the
+/// weights are a compromise between new deals, of which little but their attributes is known, and old
+/// ones, of which those tell less. Fitted on deals that the coefficients had not seen.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
+    /// For deals in the stage that they began in, and those of which no stage is known.
+    pub first_stage: Scaling,
+    /// For deals that have moved on; the same where nothing speaks for another.
+    pub later: Scaling,
+}
+
+/// `shift + slope x log-odds` (Platt 1999).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scaling {
     /// Above zero: the order of deals stays.
     pub slope: f64,
     pub shift: f64,
@@ -166,9 +177,51 @@ pub struct Calibration {
 impl Calibration {
     /// Changes nothing.
     pub const IDENTITY: Self = Self {
+        first_stage: Scaling::IDENTITY,
+        later: Scaling::IDENTITY,
+    };
+
+    /// The same for all deals.
+    pub fn of_all(scaling: Scaling) -> Self {
+        Self {
+            first_stage: scaling,
+            later: scaling,
+        }
+    }
+
+    pub fn scaling(&self, has_moved: bool) -> Scaling {
+        match has_moved {
+            false => self.first_stage,
+            true => self.later,
+        }
+    }
+
+    /// With all log-odds shifted further.
+    fn shifted(mut self, by: f64) -> Self {
+        self.first_stage.shift += by;
+        self.later.shift += by;
+        self
+    }
+
+    fn is_sound(&self) -> bool {
+        self.first_stage.is_sound() && self.later.is_sound()
+    }
+}
+
+impl Scaling {
+    /// Changes nothing.
+    pub const IDENTITY: Self = Self {
         slope: 1.0,
         shift: 0.0,
     };
+
+    /// This one on top of another.
+    pub fn after(self, first: Self) -> Self {
+        Self {
+            slope: self.slope * first.slope,
+            shift: self.apply(first.shift),
+        }
+    }
 
     /// The calibrated log-odds.
     pub fn apply(&self, log_odds: f64) -> f64 {
@@ -410,14 +463,13 @@ impl Model {
     /// `Unusable` when the shift is beyond what a model can have.
     pub fn recalibrated(&self, by: Recalibration, at: Timestamp) -> Result<Self> {
         let before = self.calibration.unwrap_or(Calibration::IDENTITY);
-        let calibration = Calibration {
-            shift: before.shift + by.shift,
-            ..before
-        };
+        let calibration = before.shifted(by.shift);
         let too_far = |reason: String| Error::Unusable(format!("cannot recalibrate: {reason}"));
         if !calibration.is_sound() {
-            let shift = calibration.shift;
-            return Err(too_far(format!("log-odds would be shifted by {shift:.1}")));
+            let shift = by.shift;
+            return Err(too_far(format!(
+                "log-odds would be shifted by {shift:.1} more"
+            )));
         }
         let mut grades = self.grades;
         for bound in &mut grades {
@@ -450,11 +502,10 @@ impl Model {
         self.columns.iter().map(Column::width).sum::<usize>() + cells
     }
 
-    /// The calibration, also where it changes nothing.
-    pub fn calibrate(&self, log_odds: f64) -> f64 {
-        self.calibration
-            .unwrap_or(Calibration::IDENTITY)
-            .apply(log_odds)
+    /// How the log-odds of a deal like this are calibrated, also where that changes nothing.
+    pub fn scaling(&self, snapshot: &Snapshot) -> Scaling {
+        let calibration = self.calibration.unwrap_or(Calibration::IDENTITY);
+        calibration.scaling(snapshot.has_moved())
     }
 
     /// The place of a column among the model's.

@@ -239,7 +239,13 @@ impl Scorer {
 
     /// The probability that [`Self::score`] gives a deal that is known like this.
     pub fn win_probability(&self, snapshot: &Snapshot) -> Probability {
-        probability(self.model.calibrate(self.log_odds(snapshot)))
+        probability(self.calibrated_log_odds(snapshot))
+    }
+
+    /// The calibrated log-odds of a snapshot, without reasons: those of [`Self::score`].
+    pub fn calibrated_log_odds(&self, snapshot: &Snapshot) -> f64 {
+        let scaling = self.model.scaling(snapshot);
+        scaling.apply(self.log_odds(snapshot))
     }
 
     /// Scores a deal as known at `at`. Never fails: what cannot be read becomes a warning.
@@ -272,7 +278,8 @@ impl Scorer {
         }
         let log_odds = self.intercept + contributions.iter().map(|c| c.total).sum::<f64>();
         let reasons = self.reasons(&readings, &encoded, &contributions);
-        let probability = probability(self.model.calibrate(log_odds));
+        let scaling = self.model.scaling(&snapshot);
+        let probability = probability(scaling.apply(log_odds));
         let variance = self.model.covariance.variance(&ones, &numbers);
         // The smaller of the two is also the one that is a number.
         let margin = (INTERVAL_Z * (variance + self.model.training.disagreement).sqrt())
@@ -284,8 +291,8 @@ impl Scorer {
             win_probability: probability,
             interval: Interval {
                 level: INTERVAL_LEVEL,
-                low: self::probability(self.model.calibrate(log_odds - margin)),
-                high: self::probability(self.model.calibrate(log_odds + margin)),
+                low: self::probability(scaling.apply(log_odds - margin)),
+                high: self::probability(scaling.apply(log_odds + margin)),
             },
             score: (100.0 * probability.get()).round().clamp(1.0, 99.0) as u8,
             grade: self.grade(probability),

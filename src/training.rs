@@ -3,6 +3,7 @@
 //! Closed deals become rows ([`rows`]), the newest deals are held out to judge the recipe, and the
 //! model that is kept is fitted by the same recipe on all of them.
 
+mod calibration;
 pub mod challenge;
 mod choice;
 mod judging;
@@ -27,7 +28,7 @@ use crate::features::{self, FEATURES, Reading};
 use crate::ingest::Mapping;
 use crate::ingest::mapping::ColumnType;
 use crate::learning::design::Design;
-use crate::learning::estimator::{self, Fitted, Problem};
+use crate::learning::estimator::{self, Errors, Fitted, Problem};
 use crate::model::{
     Basis, Calibration, Covariance, Dropped, Finding, Model, ModelParts, Report, Training,
 };
@@ -101,8 +102,7 @@ pub fn evaluate_at(scorer: &Scorer, deals: &[Deal], at: Timestamp) -> Result<Opt
 
 /// The calibrated probability of a snapshot, without reasons: that of [`Scorer::score`].
 fn win_probability(scorer: &Scorer, snapshot: &Snapshot) -> f64 {
-    let log_odds = scorer.model().calibrate(scorer.log_odds(snapshot));
-    crate::domain::probability::logistic(log_odds)
+    logistic(scorer.calibrated_log_odds(snapshot))
 }
 
 /// Fits on older deals and judges on newer ones. The recipe that was chosen goes with the report, and
@@ -178,6 +178,7 @@ fn fit(
     let snapshots: Vec<Snapshot> = rows.iter().map(|row| history.snapshot(row)).collect();
     let won: Vec<bool> = rows.iter().map(|row| row.won).collect();
     let deals: Vec<usize> = rows.iter().map(|row| row.deal).collect();
+    let have_moved: Vec<bool> = snapshots.iter().map(Snapshot::has_moved).collect();
     let Columns {
         mut columns,
         dropped,
@@ -186,7 +187,7 @@ fn fit(
     drop(snapshots);
     let recipe = match recipe {
         Some(recipe) => recipe,
-        None => Recipe::choose(&columns, &design, &won, &deals, on_progress),
+        None => Recipe::choose(&columns, &design, &won, &deals, &have_moved, on_progress),
     };
     let (won_deals, lost_deals) = history.outcomes(&deals);
     let recipe = scarcity::restrained(recipe, won_deals, lost_deals);
@@ -201,7 +202,7 @@ fn fit(
     };
     let mut fitted = estimator::fit(problem, None)?;
     fitted.intercept += scarcity::intercept_shift(won_deals, lost_deals);
-    let covariance = covariance(problem, &fitted, &deals)?;
+    let covariance = covariance(problem, &fitted, &deals, recipe.expected_square(&deals))?;
     let weights = design.weights(&fitted.coefficients);
     let mut rest = &weights[..];
     for column in &mut columns {
@@ -217,7 +218,9 @@ fn fit(
         .sum();
     let calibration = recipe.calibration.unwrap_or(Calibration::IDENTITY);
     let mut eta = design.linear_predictor(&fitted.params());
-    eta.iter_mut().for_each(|x| *x = calibration.apply(*x));
+    for (eta, &has_moved) in eta.iter_mut().zip(&have_moved) {
+        *eta = calibration.scaling(has_moved).apply(*eta);
+    }
     let parts = ModelParts {
         trained_at: options.trained_at,
         training: training_facts(history, &rows, &won, &recipe, &fitted, options),
@@ -415,9 +418,21 @@ fn training_facts(
     }
 }
 
-/// The covariance of the weights, the rows of a deal taken together.
-fn covariance(problem: Problem, fitted: &Fitted, deals: &[usize]) -> Result<Covariance> {
-    let factor = estimator::covariance_factor(problem, fitted, deals, COVARIANCE_DRAWS, SEED);
+/// The covariance of the weights, the rows of a deal taken together; `expected_square` as
+/// [`Recipe::expected_square`].
+fn covariance(
+    problem: Problem,
+    fitted: &Fitted,
+    deals: &[usize],
+    expected_square: f64,
+) -> Result<Covariance> {
+    let errors = Errors {
+        groups: deals,
+        expected_square,
+        draws: COVARIANCE_DRAWS,
+        seed: SEED,
+    };
+    let factor = estimator::covariance_factor(problem, fitted, errors);
     let factor = factor.ok_or_else(|| {
         Error::Unusable("the columns are too alike to tell their effects apart".into())
     })?;

@@ -9,7 +9,7 @@ use crate::evaluation::Evaluation;
 use crate::evaluation::backtest::{Backtest, Captured, TOPS};
 use crate::evaluation::drift::{Drift, Shift, Stability};
 use crate::evaluation::fairness::Fairness;
-use crate::model::{Basis, FindingGrade, Form, Model};
+use crate::model::{Basis, Calibration, FindingGrade, Form, Model, Scaling};
 use crate::report::{Coefficient, coefficients};
 
 /// Coefficients shown, the surest first. The JSON has all.
@@ -137,8 +137,8 @@ fn training(text: &mut String, model: &Model) {
     if let Some(calibration) = &model.calibration {
         let _ = writeln!(
             text,
-            "calibrated on deals that the coefficients had not seen: {:.2} x log-odds {:+.2}",
-            calibration.slope, calibration.shift
+            "calibrated on deals that the coefficients had not seen: {}",
+            calibration_text(calibration)
         );
     }
     if let Some(recalibrated) = &model.recalibrated {
@@ -151,6 +151,15 @@ fn training(text: &mut String, model: &Model) {
             recalibrated.by.shift
         );
     }
+}
+
+fn calibration_text(calibration: &Calibration) -> String {
+    let text = |scaling: Scaling| format!("{:.2} x log-odds {:+.2}", scaling.slope, scaling.shift);
+    let (first, later) = (text(calibration.first_stage), text(calibration.later));
+    if first == later {
+        return first;
+    }
+    format!("{first} in the first stage, {later} later")
 }
 
 fn name_of(form: Form) -> &'static str {

@@ -110,6 +110,11 @@ impl<'a> Snapshot<'a> {
         runs(self.texts("stage"))
     }
 
+    /// Whether the deal has left the stage that it began in, as far as its stages are known.
+    pub fn has_moved(&self) -> bool {
+        self.stages().nth(1).is_some()
+    }
+
     /// The stage before the present one; unknown for a deal that is still in its first.
     pub fn previous_stage(&self) -> Option<&'a str> {
         let present = self.stage()?;

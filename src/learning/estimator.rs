@@ -96,36 +96,45 @@ pub fn search_only(problem: Problem, start: Option<Vec<f64>>) -> Result<Fitted> 
     Ok(split(optimum, false))
 }
 
+/// How the errors of coefficients come about, and how exactly they are wanted.
+#[derive(Debug, Clone, Copy)]
+pub struct Errors<'a> {
+    /// The group of each row; the rows of one stand together.
+    pub groups: &'a [usize],
+    /// The square to expect of a coefficient that is not known yet.
+    pub expected_square: f64,
+    /// Columns of the factor.
+    pub draws: usize,
+    pub seed: u64,
+}
+
 /// A factor `F` of the covariance `F F'` of coefficients and intercept (last), shape
 /// `(width + 1, at most draws)`; `None` when the penalised information has no Cholesky factor.
 ///
-/// The covariance is `H^-1 (G + alpha I) H^-1`: `H` the penalised information, `G` the sum over groups
-/// of rows of the outer products of their scores. Where the rows of a group are independent and the
-/// model is right, `G` is the information and the whole is `H^-1`, the posterior of a normal prior of
-/// variance `1/alpha`; where they stand together, as the landmarks of a deal do, it widens as it must
-/// (Liang and Zeger, Biometrika 1986). Up to `draws` wide the factor is exact; beyond, its columns are
-/// that many random draws, whose standard errors are off by `1/sqrt(2 draws)`.
-pub fn covariance_factor(
-    problem: Problem,
-    fitted: &Fitted,
-    groups: &[usize],
-    draws: usize,
-    seed: u64,
-) -> Option<Array2<f64>> {
+/// The covariance is `H^-1 (G + alpha^2 s I) H^-1`: `H` the penalised information, `G` the sum over
+/// groups of rows of the outer products of their scores, `s` the square expected of a coefficient. The
+/// first part is how far the coefficients vary with the rows, the second how far the penalty pulls
+/// them from what they are: both miss the truth. With rows that are independent, a right model and
+/// `s = 1/alpha`, `G` is the information and the whole is `H^-1`, the posterior of a normal prior of that
+/// variance (Nychka, JASA 1988, on why such intervals hold the truth on average over rows); where
+/// rows stand together, as the landmarks of a deal do, it widens as it must (Liang and Zeger,
+/// Biometrika 1986). Up to `draws` wide the factor is exact; beyond, its columns are that many random
+/// draws, whose standard errors are off by `1/sqrt(2 draws)`.
+pub fn covariance_factor(problem: Problem, fitted: &Fitted, errors: Errors) -> Option<Array2<f64>> {
     let eta = problem.design.linear_predictor(&fitted.params());
     let size = problem.design.width() + 1;
     let residuals = problem.residuals(&eta);
     if size > FACTORED_WIDTH_MAX {
-        let drawn = drawn_scores(problem, &residuals, groups, draws, seed);
+        let drawn = drawn_scores(problem, &residuals, errors);
         let drawn = solved_by_products(problem, &eta, drawn);
         return drawn.iter().all(|v| v.is_finite()).then_some(drawn);
     }
     let information = Factor::of(problem.hessian(&eta))?;
-    let root = if size <= draws {
-        let spread = grouped_scores(problem, &residuals, groups);
+    let root = if size <= errors.draws {
+        let spread = grouped_scores(problem, &residuals, errors);
         Factor::of(spread)?.times(&Array2::eye(size))
     } else {
-        drawn_scores(problem, &residuals, groups, draws, seed)
+        drawn_scores(problem, &residuals, errors)
     };
     let factor = information.solve(root);
     factor.iter().all(|v| v.is_finite()).then_some(factor)
@@ -141,12 +150,18 @@ fn solved_by_products(problem: Problem, eta: &[f64], mut b: Array2<f64>) -> Arra
     b
 }
 
-/// `G + alpha I`.
-fn grouped_scores(problem: Problem, residuals: &[f64], groups: &[usize]) -> Array2<f64> {
+/// The variance of what the penalty adds to a score.
+fn pull(problem: Problem, errors: Errors) -> f64 {
+    problem.alpha * problem.alpha * errors.expected_square
+}
+
+/// `G + alpha^2 s I`.
+fn grouped_scores(problem: Problem, residuals: &[f64], errors: Errors) -> Array2<f64> {
+    let groups = errors.groups;
     let size = problem.design.width() + 1;
     let mut order: Vec<usize> = (0..residuals.len()).collect();
     order.sort_by_key(|&row| groups[row]);
-    let mut spread = Array2::from_diag(&Array1::from_elem(size, problem.alpha));
+    let mut spread = Array2::from_diag(&Array1::from_elem(size, pull(problem, errors)));
     // The intercept has no penalty, but its scores may all be zero.
     spread[(size - 1, size - 1)] = f64::EPSILON;
     for rows in order.chunk_by(|&a, &b| groups[a] == groups[b]) {
@@ -164,14 +179,15 @@ fn grouped_scores(problem: Problem, residuals: &[f64], groups: &[usize]) -> Arra
     spread
 }
 
-/// Draws whose covariance is `G + alpha I`, divided by the root of their number.
-fn drawn_scores(
-    problem: Problem,
-    residuals: &[f64],
-    groups: &[usize],
-    draws: usize,
-    seed: u64,
-) -> Array2<f64> {
+/// Draws whose covariance is `G + alpha^2 s I`, divided by the root of their number.
+fn drawn_scores(problem: Problem, residuals: &[f64], errors: Errors) -> Array2<f64> {
+    let Errors {
+        groups,
+        draws,
+        seed,
+        ..
+    } = errors;
+    let pull = pull(problem, errors).sqrt();
     let size = problem.design.width() + 1;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut normal = move || -> f64 { StandardNormal.sample(&mut rng) };
@@ -185,7 +201,7 @@ fn drawn_scores(
             .transposed_times(&weighted.collect::<Vec<f64>>());
         for (index, (cell, score)) in column.iter_mut().zip(scores).enumerate() {
             let prior = if index + 1 < size {
-                problem.alpha.sqrt() * normal()
+                pull * normal()
             } else {
                 0.0
             };
@@ -519,7 +535,17 @@ mod tests {
             assert!((ours - theirs).abs() < 1e-7, "{ours} {theirs}");
         }
         let deals: Vec<usize> = (0..60).map(|i| i / 3).collect();
-        let factor = covariance_factor(problem, &fitted, &deals, 3, 1).unwrap();
+        let factor = covariance_factor(
+            problem,
+            &fitted,
+            Errors {
+                groups: &deals,
+                expected_square: 1e9,
+                draws: 3,
+                seed: 1,
+            },
+        )
+        .unwrap();
         let errors = [0.441_424_477_018, 0.358_871_273_530, 0.243_224_717_024];
         for (row, theirs) in factor.rows().into_iter().zip(errors) {
             let ours = row.dot(&row).sqrt();
@@ -534,7 +560,13 @@ mod tests {
         let fitted = fit(problem, None).unwrap();
         let groups: Vec<usize> = (0..3000).map(|i| i / 3).collect();
         let errors = |draws: usize| -> Vec<f64> {
-            let factor = covariance_factor(problem, &fitted, &groups, draws, 5).unwrap();
+            let errors = Errors {
+                groups: &groups,
+                expected_square: 1.0 / 3.0,
+                draws,
+                seed: 5,
+            };
+            let factor = covariance_factor(problem, &fitted, errors).unwrap();
             let rows = factor.rows();
             rows.into_iter().map(|row| row.dot(&row).sqrt()).collect()
         };

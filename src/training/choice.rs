@@ -6,17 +6,17 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::SEED;
+use super::{SEED, calibration};
 use crate::error::Result;
 use crate::learning::design::{Block, Design};
 use crate::learning::estimator::{self, Problem};
-use crate::model::Calibration;
+use crate::model::{Calibration, Scaling};
 
 const FOLDS: usize = 5;
 /// Rows that the choice looks at.
-const ROWS_MAX: usize = 20_000;
+const ROWS_MAX: usize = 30_000;
 /// Standard errors by which a recipe must be worse for nothing to speak for it.
-const CLEARLY_WORSE: f64 = 2.0;
+const CLEARLY_WORSE: f64 = 3.0;
 /// Steps in a row that must be worse than the best before the search stops.
 const WORSE_MAX: usize = 2;
 /// Twice the gain in log-likelihood that a calibration needs: chance gives this much to two
@@ -228,7 +228,7 @@ impl Folds {
 
     /// A slope and a shift for the log-odds (Platt 1999), fitted on rows that the coefficients had not
     /// seen; `None` unless they help by more than chance would have it.
-    pub fn calibration(&self, judged: &Judgement) -> Option<Calibration> {
+    fn scaling(&self, judged: &Judgement) -> Option<Scaling> {
         let design =
             Design::new(judged.eta.len(), vec![Block::Numeric(judged.eta.clone())]).ok()?;
         let problem = Problem {
@@ -238,20 +238,40 @@ impl Folds {
             alpha: CALIBRATION_PENALTY,
         };
         let fitted = estimator::search_only(problem, Some(vec![1.0, 0.0])).ok()?;
-        let calibration = Calibration {
+        let scaling = Scaling {
             slope: fitted.coefficients[0],
             shift: fitted.intercept,
         };
-        let eta: Vec<f64> = judged
-            .eta
-            .iter()
-            .map(|&eta| calibration.apply(eta))
-            .collect();
+        let eta: Vec<f64> = judged.eta.iter().map(|&eta| scaling.apply(eta)).collect();
         let loss: f64 = estimator::log_losses(&eta, &self.won).sum();
         let deals = self.by_deal(judged.losses.iter().copied()).len();
         let rows_per_deal = self.rows.len() as f64 / deals as f64;
         let gain = 2.0 * (judged.loss - loss) / rows_per_deal;
-        (calibration.slope > 0.0 && gain > CALIBRATION_GAIN_MIN).then_some(calibration)
+        (scaling.slope > 0.0 && gain > CALIBRATION_GAIN_MIN).then_some(scaling)
+    }
+
+    /// What the rows that the coefficients had not seen say of the log-odds: in all, if it helps, and
+    /// where some deals have moved on from their first stage, of those and of the others apart.
+    /// `have_moved` is of all rows.
+    pub fn calibration(&self, judged: &Judgement, have_moved: &[bool]) -> Option<Calibration> {
+        let of_all = self.scaling(judged);
+        let (later, first): (Vec<usize>, Vec<usize>) =
+            (0..self.rows.len()).partition(|&place| have_moved[self.rows[place]]);
+        if first.is_empty() || later.is_empty() {
+            return of_all.map(Calibration::of_all);
+        }
+        let of_all = of_all.unwrap_or(Scaling::IDENTITY);
+        let apart = |places: Vec<usize>| {
+            let deals = places.chunk_by(|&a, &b| self.deals[a] == self.deals[b]);
+            let row_weight = deals.count() as f64 / places.len() as f64;
+            let eta = |&place: &usize| (of_all.apply(judged.eta[place]), self.won[place]);
+            let rows: Vec<(f64, bool)> = places.iter().map(eta).collect();
+            calibration::scaling(&rows, row_weight).after(of_all)
+        };
+        Some(Calibration {
+            first_stage: apart(first),
+            later: apart(later),
+        })
     }
 }
 

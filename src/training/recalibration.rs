@@ -41,7 +41,7 @@ fn forecasts(scorer: &Scorer, history: &History, picked: &[usize]) -> Vec<Foreca
         *begin = row.at.min(*begin);
     }
     let forecast = |row: &Row| Forecast {
-        log_odds: (scorer.model()).calibrate(scorer.log_odds(&history.snapshot(row))),
+        log_odds: scorer.calibrated_log_odds(&history.snapshot(row)),
         won: row.won,
         deal: row.deal,
     };

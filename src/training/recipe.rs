@@ -80,6 +80,7 @@ impl Recipe {
         bands: &Design,
         won: &[bool],
         deals: &[usize],
+        have_moved: &[bool],
         on_progress: OnProgress,
     ) -> Self {
         let unchosen = Self {
@@ -93,6 +94,7 @@ impl Recipe {
         let bands = &bands.select(&sample);
         let won: Vec<bool> = sample.iter().map(|&row| won[row]).collect();
         let deals: Vec<usize> = sample.iter().map(|&row| deals[row]).collect();
+        let have_moved: Vec<bool> = sample.iter().map(|&row| have_moved[row]).collect();
         let (won, deals) = (&won[..], &deals[..]);
         let Some(folds) = Folds::new(won, deals) else {
             return unchosen;
@@ -168,12 +170,12 @@ impl Recipe {
                 judged,
             });
         }
-        Self::simplest_of(&folds, &candidates)
+        Self::simplest_of(&folds, &candidates, &have_moved)
     }
 
     /// The simplest candidate that none of the richer ones, which follow it, beats by more than the
     /// standard error of the difference.
-    fn simplest_of(folds: &Folds, candidates: &[Candidate]) -> Self {
+    fn simplest_of(folds: &Folds, candidates: &[Candidate], have_moved: &[bool]) -> Self {
         let better = |best, rich: &Candidate| folds.is_better(best, &rich.judged, 1.0);
         let chosen = candidates.iter().reduce(|best, rich| {
             if better(&best.judged, rich) {
@@ -193,7 +195,7 @@ impl Recipe {
         });
         Self {
             alpha: chosen.alpha,
-            calibration: folds.calibration(&chosen.judged),
+            calibration: folds.calibration(&chosen.judged, have_moved),
             disagreement: folds.disagreement(&chosen.judged, &others),
             tried: tried.collect(),
             bends: chosen.bends,
@@ -216,6 +218,16 @@ impl Recipe {
 
     pub fn cross_penalty(&self) -> Option<f64> {
         self.bends.cross_penalty()
+    }
+
+    /// The square to expect of a coefficient, in units of its height: what the evidence found where it
+    /// shaped the heights, or what the penalty stands for.
+    pub fn expected_square(&self, deals: &[usize]) -> f64 {
+        let presumed = rows_per_deal(deals) / self.alpha;
+        match self.bends {
+            Bends::Lines | Bends::Bands => presumed.max(1.0),
+            Bends::Unchosen | Bends::Crosses { .. } => presumed,
+        }
     }
 
     /// The design to fit, with the crossed pairs whose blocks come last; `bands` is the design of the
@@ -397,7 +409,7 @@ mod tests {
             columns.push(column);
         }
         let design = Design::new(ROWS, blocks).unwrap();
-        let recipe = Recipe::choose(&columns, &design, &won, &deals, &silent);
+        let recipe = Recipe::choose(&columns, &design, &won, &deals, &[false; ROWS], &silent);
         assert_eq!(recipe.tried.len(), 3, "{:?}", recipe.tried);
         assert_eq!(recipe.form(), Form::Lines, "{:?}", recipe.tried);
         let wins = won.iter().filter(|won| **won).count() as f64 / ROWS as f64;
