@@ -186,7 +186,10 @@ fn fit(
     } = build_columns(history, &snapshots, &deals, findings, options, on_progress)?;
     drop(snapshots);
     let recipe = match recipe {
-        Some(recipe) => recipe,
+        Some(recipe) => {
+            on_progress(phase("calibrating", 0, 1));
+            recipe.calibrated(&columns, &design, &won, &deals, &have_moved)
+        }
         None => Recipe::choose(&columns, &design, &won, &deals, &have_moved, on_progress),
     };
     let (won_deals, lost_deals) = history.outcomes(&deals);

@@ -14,7 +14,7 @@ use crate::model::{Calibration, Scaling};
 
 const FOLDS: usize = 5;
 /// Rows that the choice looks at.
-const ROWS_MAX: usize = 30_000;
+const ROWS_MAX: usize = 20_000;
 /// Standard errors by which a recipe must be worse for nothing to speak for it.
 const CLEARLY_WORSE: f64 = 3.0;
 /// Steps in a row that must be worse than the best before the search stops.
@@ -63,15 +63,17 @@ pub struct Folds {
 impl Folds {
     /// The rows of a random sample of deals, in their order; of all, where they are not too many.
     pub fn sample(deals: &[usize]) -> Vec<usize> {
-        let mut rows: Vec<usize> = shuffled(deals).into_iter().flatten().collect();
+        let sampled = shuffled(deals, ROWS_MAX).into_iter();
+        let mut rows: Vec<usize> = sampled.flatten().collect();
         rows.sort_unstable();
         rows
     }
 
-    /// `None` where the fitting part of a fold would have one outcome only.
-    pub fn new(won: &[bool], deals: &[usize]) -> Option<Self> {
+    /// Of a sample of deals with about so many rows; `None` where the fitting part of a fold would have
+    /// one outcome only.
+    pub fn of_at_most(rows_max: usize, won: &[bool], deals: &[usize]) -> Option<Self> {
         let (mut rows, mut fold_of) = (Vec::new(), Vec::new());
-        for (position, own) in shuffled(deals).into_iter().enumerate() {
+        for (position, own) in shuffled(deals, rows_max).into_iter().enumerate() {
             fold_of.extend(own.iter().map(|_| position % FOLDS));
             rows.extend(own);
         }
@@ -92,6 +94,11 @@ impl Folds {
             won,
             parts,
         })
+    }
+
+    /// Of as many rows as the choice looks at; `None` as [`Self::of_at_most`].
+    pub fn new(won: &[bool], deals: &[usize]) -> Option<Self> {
+        Self::of_at_most(ROWS_MAX, won, deals)
     }
 
     /// The mean log loss over the sampled rows.
@@ -275,8 +282,8 @@ impl Folds {
     }
 }
 
-/// The rows of each deal, deals in a random order, as many as the choice looks at.
-fn shuffled(deals: &[usize]) -> Vec<Vec<usize>> {
+/// The rows of each deal, deals in a random order, as long as there are not too many rows.
+fn shuffled(deals: &[usize], rows_max: usize) -> Vec<Vec<usize>> {
     let mut rows_of: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
     for (row, &deal) in deals.iter().enumerate() {
         rows_of.entry(deal).or_default().push(row);
@@ -286,7 +293,7 @@ fn shuffled(deals: &[usize]) -> Vec<Vec<usize>> {
     let mut rows = 0;
     let is_within = |own: &Vec<usize>| {
         rows += own.len();
-        rows <= ROWS_MAX
+        rows <= rows_max
     };
     shuffled.into_iter().take_while(is_within).collect()
 }

@@ -22,6 +22,8 @@ const CROSS_PENALTIES: [f64; 6] = [3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0];
 const BESIDE_CROSSES: f64 = 3.0;
 /// The penalty where there are too few deals to choose one.
 const ALPHA_UNCHOSEN: f64 = 10.0;
+/// Rows that the calibration of the fit that is kept looks at.
+const CALIBRATION_ROWS_MAX: usize = 60_000;
 /// Rows that the shrinkage of the columns looks at, fewer of many columns: seconds for each look.
 const EVIDENCE_ROWS_MAX: usize = 20_000;
 const EVIDENCE_PRODUCTS_MAX: usize = 200_000_000;
@@ -101,15 +103,6 @@ impl Recipe {
         };
         let rows_per_deal = rows_per_deal(deals);
         let alphas = ALPHAS.map(|alpha| alpha * rows_per_deal);
-        let alone = |heights: &Vec<f64>| Beside {
-            blocks: Vec::new(),
-            steps: alphas
-                .map(|alpha| Step {
-                    alpha,
-                    heights: heights.clone(),
-                })
-                .to_vec(),
-        };
         let judge = |name, design: &Design, beside: Vec<Beside>| {
             folds.judge(design, beside, |done, total| {
                 on_progress(phase(name, done, total))
@@ -117,7 +110,7 @@ impl Recipe {
         };
         let lines = straight(&mut columns.to_vec(), bands);
         let line_heights = folds.in_each(|_, rows| heights_by(&lines, won, deals, rows));
-        let line_steps = line_heights.iter().map(alone).collect();
+        let line_steps = line_heights.iter().map(|h| alone(h, &alphas)).collect();
         let Some(judged) = judge("choosing the penalty", &lines, line_steps) else {
             return unchosen;
         };
@@ -128,7 +121,7 @@ impl Recipe {
         }];
 
         let band_heights = folds.in_each(|_, rows| heights_by(bands, won, deals, rows));
-        let band_steps = band_heights.iter().map(alone).collect();
+        let band_steps = band_heights.iter().map(|h| alone(h, &alphas)).collect();
         let mut alpha_of_bands = candidates[0].alpha;
         if let Some(judged) = judge("trying bands", bands, band_steps) {
             alpha_of_bands = alphas[judged.step];
@@ -141,27 +134,16 @@ impl Recipe {
 
         let penalties = CROSS_PENALTIES.map(|penalty| penalty * rows_per_deal);
         let alpha = BESIDE_CROSSES * alpha_of_bands;
-        let crossing = |fold: usize, rows: &[usize]| {
-            let heights = &band_heights[fold];
-            let mut design = bands.select(rows).serial();
-            design.set_heights(heights);
-            let won: Vec<bool> = rows.iter().map(|&row| won[row]).collect();
-            let unexplained = unexplained(&design, &won, rows, alpha_of_bands);
-            let pairs = unexplained.map(|rows| worthy_pairs(columns, bands, &rows, deals));
-            let pairs = pairs.unwrap_or_default();
-            let step = |penalty| Step {
-                alpha,
-                heights: crossed_heights(heights, pairs.len(), alpha, penalty),
-            };
-            Beside {
-                steps: match pairs.is_empty() {
-                    true => Vec::new(),
-                    false => penalties.map(step).to_vec(),
-                },
-                blocks: pairs.iter().map(Pair::block).collect(),
-            }
+        let crossing = Crossing {
+            columns,
+            bands,
+            won,
+            deals,
+            alpha,
+            penalties: &penalties,
         };
-        let judged = judge("trying crosses", bands, folds.in_each(crossing));
+        let crossed = folds.in_each(|fold, rows| crossing.beside(&band_heights[fold], rows));
+        let judged = judge("trying crosses", bands, crossed);
         if let Some(judged) = judged {
             let penalty = penalties[judged.step];
             candidates.push(Candidate {
@@ -199,6 +181,59 @@ impl Recipe {
             disagreement: folds.disagreement(&chosen.judged, &others),
             tried: tried.collect(),
             bends: chosen.bends,
+        }
+    }
+
+    /// The same, calibrated on more rows than it was chosen by: what sets new deals apart from old ones
+    /// is small, and takes many rows to tell. Where no deal has moved on, nothing changes.
+    pub fn calibrated(
+        self,
+        columns: &[Column],
+        bands: &Design,
+        won: &[bool],
+        deals: &[usize],
+        have_moved: &[bool],
+    ) -> Self {
+        let folds = match have_moved.contains(&true) {
+            true => Folds::of_at_most(CALIBRATION_ROWS_MAX, won, deals),
+            false => None,
+        };
+        let Some(folds) = folds else {
+            return self;
+        };
+        let heights = |design: &Design, rows: &[usize]| heights_by(design, won, deals, rows);
+        let alphas = [self.alpha];
+        let lines;
+        let (design, beside) = match self.bends {
+            Bends::Unchosen => return self,
+            Bends::Lines => {
+                lines = straight(&mut columns.to_vec(), bands);
+                let beside = folds.in_each(|_, rows| alone(&heights(&lines, rows), &alphas));
+                (&lines, beside)
+            }
+            Bends::Bands => {
+                let beside = folds.in_each(|_, rows| alone(&heights(bands, rows), &alphas));
+                (bands, beside)
+            }
+            Bends::Crosses { penalty } => {
+                let crossing = Crossing {
+                    columns,
+                    bands,
+                    won,
+                    deals,
+                    alpha: self.alpha,
+                    penalties: &[penalty],
+                };
+                let beside = folds.in_each(|_, rows| crossing.beside(&heights(bands, rows), rows));
+                (bands, beside)
+            }
+        };
+        match folds.judge(design, beside, |_, _| ()) {
+            Some(judged) => Self {
+                calibration: folds.calibration(&judged, have_moved),
+                ..self
+            },
+            None => self,
         }
     }
 
@@ -269,6 +304,55 @@ impl Recipe {
             penalty,
         ));
         Ok((crossed, pairs))
+    }
+}
+
+/// Nothing but the blocks that all folds have, under these penalties.
+fn alone(heights: &[f64], alphas: &[f64]) -> Beside {
+    let step = |&alpha: &f64| Step {
+        alpha,
+        heights: heights.to_vec(),
+    };
+    Beside {
+        blocks: Vec::new(),
+        steps: alphas.iter().map(step).collect(),
+    }
+}
+
+/// What it takes to cross columns, for each fold anew.
+struct Crossing<'a> {
+    columns: &'a [Column],
+    bands: &'a Design,
+    won: &'a [bool],
+    deals: &'a [usize],
+    /// Of the columns beside their crosses.
+    alpha: f64,
+    /// Of the crosses' cells.
+    penalties: &'a [f64],
+}
+
+impl Crossing<'_> {
+    /// The pairs worth crossing by what these rows say; `heights` are of the bands.
+    fn beside(&self, heights: &[f64], rows: &[usize]) -> Beside {
+        let mut design = self.bands.select(rows).serial();
+        design.set_heights(heights);
+        let won: Vec<bool> = rows.iter().map(|&row| self.won[row]).collect();
+        let alpha_alone = self.alpha / BESIDE_CROSSES;
+        let unexplained = unexplained(&design, &won, rows, alpha_alone);
+        let pairs =
+            unexplained.map(|rows| worthy_pairs(self.columns, self.bands, &rows, self.deals));
+        let pairs = pairs.unwrap_or_default();
+        let step = |&penalty: &f64| Step {
+            alpha: self.alpha,
+            heights: crossed_heights(heights, pairs.len(), self.alpha, penalty),
+        };
+        Beside {
+            steps: match pairs.is_empty() {
+                true => Vec::new(),
+                false => self.penalties.iter().map(step).collect(),
+            },
+            blocks: pairs.iter().map(Pair::block).collect(),
+        }
     }
 }
 
