@@ -506,7 +506,13 @@ mod tests {
         let problem = problem_of(&design, &won, 1.0);
         let fitted = fit(problem, None).unwrap();
         let variance = |groups: &[usize]| -> f64 {
-            let factor = covariance_factor(problem, &fitted, groups, 4, 1).unwrap();
+            let errors = Errors {
+                groups,
+                expected_square: 1.0,
+                draws: 4,
+                seed: 1,
+            };
+            let factor = covariance_factor(problem, &fitted, errors).unwrap();
             factor.row(0).iter().map(|f| f * f).sum()
         };
         let apart: Vec<usize> = (0..100).collect();
@@ -551,6 +557,24 @@ mod tests {
             let ours = row.dot(&row).sqrt();
             assert!((ours - theirs).abs() < 1e-7, "{ours} {theirs}");
         }
+    }
+
+    /// Under a penalty that leaves nothing of a coefficient, its error is its own size.
+    #[test]
+    fn what_the_penalty_hides_is_in_the_error() {
+        let (design, won) = problem(500, -0.5, 9);
+        let problem = problem_of(&design, &won, 1e7);
+        let fitted = fit(problem, None).unwrap();
+        let groups: Vec<usize> = (0..500).collect();
+        let errors = Errors {
+            groups: &groups,
+            expected_square: 0.25,
+            draws: 5,
+            seed: 1,
+        };
+        let factor = covariance_factor(problem, &fitted, errors).unwrap();
+        let of_first = factor.row(0).iter().map(|f| f * f).sum::<f64>().sqrt();
+        assert!((of_first - 0.5).abs() < 1e-3, "{of_first}");
     }
 
     #[test]
