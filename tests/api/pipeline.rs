@@ -269,7 +269,7 @@ fn lately() -> Vec<Value> {
         let owner = ["Ada", "Ben"][i % 2];
         json!({"id": format!("l-{i}"), "stage": "demo", "pipeline": "new", "owner": owner,
             "created_at": ago(2 * i + 40), "closed_at": ago(2 * i + 10), "amount": 1000, "currency": "EUR",
-            "outcome": if i % 3 == 0 { "won" } else { "lost" },
+            "outcome": if i.is_multiple_of(3) { "won" } else { "lost" },
             "history": [{"at": ago(2 * i + 40), "field": "stage", "value": "demo"}]})
     };
     (0..60).map(deal).collect()

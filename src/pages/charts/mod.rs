@@ -153,9 +153,6 @@ impl Chart {
     pub fn html(&self) -> Html {
         let mut html = Html::default();
         let (id, width, height) = (self.id, self.width, self.height);
-        // An image has no parts; a picture with links does.
-        let has_links = self.picture.as_str().contains("<a ");
-        let role = if has_links { "group" } else { "img" };
         let class = if width > COLUMN {
             "chart wide"
         } else {
