@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 
 use actix_web::HttpResponse;
 use serde_json::{Map, Value, json};
-use utoipa::OpenApi;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 #[derive(OpenApi)]
@@ -68,9 +69,23 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
         super::health::ready,
         super::health::metrics,
     ),
-    components(schemas(crate::inbound::Source))
+    components(schemas(crate::inbound::Source)),
+    modifiers(&Keys)
 )]
 struct Description;
+
+/// Keys are wanted where the settings say so: `[access] api_key_required`.
+struct Keys;
+
+impl Modify for Keys {
+    fn modify(&self, description: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        let components = description.components.get_or_insert_default();
+        components.add_security_scheme("key", scheme);
+        let with_key = SecurityRequirement::new::<_, [&str; 0], &str>("key", []);
+        description.security = Some(vec![with_key, SecurityRequirement::default()]);
+    }
+}
 
 static CURRENT: LazyLock<Value> =
     LazyLock::new(|| serde_json::to_value(Description::openapi()).unwrap_or_default());

@@ -6,6 +6,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use anyhow::Context;
 use askama::Template;
 
+use super::csv::{self, Cell};
 use super::format::{Count, Html, Moment, href};
 use super::forms::{Form, check_csrf};
 use super::job::JobPanel;
@@ -109,14 +110,50 @@ pub async fn list(
     request: HttpRequest,
 ) -> Result<HttpResponse, PageError> {
     viewer.require_manager()?;
-    Params::of(&request)?.finish()?;
+    let mut params = Params::of(&request)?;
+    let format = params.text("format");
+    params.finish()?;
     let mut jobs = app.jobs.list(JOBS_SEARCHED).await?;
     jobs.retain(|job| job.kind == "import");
+    if format.as_deref() == Some("csv") {
+        return Ok(export(jobs)?);
+    }
     jobs.truncate(IMPORTS_SHOWN_MAX);
     render(&ImportsPage {
         page: Page::new(&viewer, "Imports", Place::Imports),
         imports: jobs.into_iter().map(ImportRow::of).collect(),
     })
+}
+
+/// The imports for a spreadsheet.
+fn export(jobs: Vec<Job>) -> Result<HttpResponse> {
+    let columns = [
+        "id",
+        "created_at",
+        "file",
+        "state",
+        "read",
+        "stored",
+        "rejected",
+        "error",
+    ];
+    let rows = jobs.into_iter().map(ImportRow::of).map(|row| {
+        let state = row.state();
+        let report = row.report.as_ref();
+        let count = |count: fn(&ImportReport) -> u64| report.map(|report| count(report) as f64);
+        let cells: Vec<Cell> = vec![
+            row.job.id.into(),
+            row.job.created_at.into(),
+            report.map(|report| report.file.clone()).into(),
+            state.into(),
+            count(|report| report.read).into(),
+            count(|report| report.stored).into(),
+            count(|report| report.rejected).into(),
+            row.job.error.into(),
+        ];
+        cells
+    });
+    csv::answer("imports", &columns, rows)
 }
 
 /// Takes a file. What has columns is looked at first; deal documents say themselves what they mean.

@@ -25,6 +25,7 @@ use crate::insight::stats;
 use crate::model::{Basis, FindingGrade, Form, Model};
 use crate::report::{Coefficient, coefficients};
 use crate::store::ModelSummary;
+use crate::training::challenge::Paired;
 
 /// Coefficients shown, the surest first; the CSV has all.
 const COEFFICIENTS_SHOWN_MAX: usize = 20;
@@ -112,12 +113,13 @@ pub async fn report(
         version => version.to_owned(),
     };
     let model = app.book.store().model(&version).await?;
-    if format.as_deref() == Some("csv") {
-        return Ok(export(&model, table.as_deref().unwrap_or_default())?);
-    }
     let models = app.book.store().models().await?;
     let summary = models.into_iter().find(|model| model.version == version);
     let summary = summary.ok_or_else(|| not_found("model", &version))?;
+    if format.as_deref() == Some("csv") {
+        let table = table.as_deref().unwrap_or_default();
+        return Ok(export(&model, &summary, table)?);
+    }
     render(&page(&viewer, model, summary))
 }
 
@@ -260,7 +262,7 @@ fn column_notes(model: &Model) -> Vec<ColumnNote> {
 }
 
 /// A table of the report for a spreadsheet.
-fn export(model: &Model, table: &str) -> Result<HttpResponse> {
+fn export(model: &Model, summary: &ModelSummary, table: &str) -> Result<HttpResponse> {
     let judged = || {
         let held_out = model.report.held_out.as_ref();
         held_out.ok_or_else(|| not_found("held-out report of model", &model.version))
@@ -285,6 +287,9 @@ fn export(model: &Model, table: &str) -> Result<HttpResponse> {
                 .into_iter()
                 .map(|note| vec![note.column.into(), note.what.into(), note.why.into()]),
         ),
+        "measures" => measures_csv(judged()?),
+        "comparison" => comparison_csv(summary),
+        "fairness" => fairness_csv(judged()?),
         "reliability" => reliability_csv(judged()?),
         "backtest" => backtest_csv(judged()?),
         "drift" => {
@@ -305,9 +310,82 @@ fn export(model: &Model, table: &str) -> Result<HttpResponse> {
         }
         _ => Err(Error::invalid(
             "table",
-            "one of coefficients, columns, reliability, backtest, drift",
+            "one of measures, comparison, coefficients, columns, reliability, backtest, drift, fairness",
         )),
     }
+}
+
+fn measures_csv(e: &Evaluation) -> Result<HttpResponse> {
+    let rows: [(&str, Option<f64>, Option<f64>); 8] = [
+        ("log_loss", Some(e.log_loss), Some(e.log_loss_of_base_rate)),
+        ("brier", Some(e.brier), Some(e.brier_of_base_rate)),
+        ("auc", e.auc, Some(0.5)),
+        ("pr_auc", e.pr_auc, Some(e.base_rate)),
+        ("ece", Some(e.ece), None),
+        ("lift_10", Some(e.lift_10), Some(1.0)),
+        ("lift_20", Some(e.lift_20), Some(1.0)),
+        ("gain", Some(e.gain.value), Some(0.0)),
+    ];
+    let row = |(name, model, base_rate): (&str, Option<f64>, Option<f64>)| -> Vec<Cell> {
+        vec![name.into(), model.into(), base_rate.into()]
+    };
+    csv::answer(
+        "measures",
+        &["measure", "model", "base_rate"],
+        rows.into_iter().map(row),
+    )
+}
+
+fn comparison_csv(summary: &ModelSummary) -> Result<HttpResponse> {
+    let challenge = summary.challenge.as_ref();
+    let comparison = challenge.and_then(|challenge| challenge.comparison.as_ref());
+    let rows = comparison.map(|c| [("log_loss", c.log_loss), ("captured_20", c.captured_20)]);
+    let row = |(name, paired): (&str, Paired)| -> Vec<Cell> {
+        vec![
+            name.into(),
+            paired.champion.into(),
+            paired.challenger.into(),
+            paired.difference.value.into(),
+            paired.difference.low.into(),
+            paired.difference.high.into(),
+        ]
+    };
+    csv::answer(
+        "comparison",
+        &[
+            "measure",
+            "champion",
+            "challenger",
+            "better_by",
+            "low",
+            "high",
+        ],
+        rows.into_iter().flatten().map(row),
+    )
+}
+
+fn fairness_csv(e: &Evaluation) -> Result<HttpResponse> {
+    let columns = [
+        "attribute",
+        "group",
+        "rows",
+        "deals",
+        "selected_by_expected_value",
+        "selected_by_probability",
+    ];
+    let rows = e.fairness.iter().flat_map(|found| {
+        found.groups.iter().map(|group| -> Vec<Cell> {
+            vec![
+                found.attribute.clone().into(),
+                group.group.clone().into(),
+                group.rows.into(),
+                group.deals.into(),
+                group.selected_by_expected_value.into(),
+                group.selected_by_probability.into(),
+            ]
+        })
+    });
+    csv::answer("fairness", &columns, rows)
 }
 
 fn reliability_csv(e: &Evaluation) -> Result<HttpResponse> {

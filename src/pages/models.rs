@@ -5,23 +5,25 @@ use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
+use super::csv;
 use super::format::{Count, Day, Moment, href};
 use super::forms::Form;
 use super::job::JobPanel;
 use super::layout::{Page, PageError, Place, Tone, Viewer, render};
 use crate::app::App;
 use crate::book::Shadow;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::http::body::segment;
 use crate::http::query::Params;
 use crate::jobs::{Task, TrainRequest, recalibrate as shift};
 use crate::model::Model;
 use crate::progress::silent;
-use crate::store::{Activation, ActivationCause, Job, JobState, ModelSummary, Which};
+use crate::store::{Activation, ActivationCause, Job, JobState, ModelSummary, Store, Which};
 
 /// Models that the page lists; the API has all.
 const MODELS_SHOWN_MAX: usize = 50;
 const ACTIVATIONS_SHOWN_MAX: u32 = 20;
+const ACTIVATIONS_EXPORTED_MAX: u32 = 10_000;
 /// Jobs among which one under way is looked for: those that wait, and a few more.
 const JOBS_SEARCHED: u32 = 50;
 
@@ -94,8 +96,12 @@ pub async fn list(
     viewer.require_manager()?;
     let mut params = Params::of(&request)?;
     let asked = params.text("job");
+    let (format, table) = (params.text("format"), params.text("table"));
     params.finish()?;
     let store = app.book.store();
+    if format.as_deref() == Some("csv") {
+        return Ok(export(store, table.as_deref()).await?);
+    }
     let mut page = Page::new(&viewer, "Models", Place::Models);
     let job = match asked {
         Some(id) => Some(app.jobs.get(&id).await?),
@@ -124,6 +130,46 @@ pub async fn list(
         can_roll_back: store.previous_champion().await.is_ok(),
         closed_deals: closed_deals(&app).await?,
     })
+}
+
+/// The tables of the page for a spreadsheet.
+async fn export(store: &Store, table: Option<&str>) -> Result<HttpResponse> {
+    match table {
+        None => csv::answer(
+            "models",
+            &["version", "origin", "created_at", "role", "verdict"],
+            store.models().await?.into_iter().map(|model| {
+                let role = match (model.is_active, model.is_challenger) {
+                    (true, _) => "champion",
+                    (_, true) => "challenger",
+                    _ => "",
+                };
+                vec![
+                    model.version.into(),
+                    model.origin.into(),
+                    model.created_at.into(),
+                    role.into(),
+                    model.challenge.map(|challenge| challenge.verdict).into(),
+                ]
+            }),
+        ),
+        Some("activations") => csv::answer(
+            "activations",
+            &["at", "version", "cause"],
+            store
+                .activations(ACTIVATIONS_EXPORTED_MAX)
+                .await?
+                .into_iter()
+                .map(|activation| {
+                    vec![
+                        activation.at.into(),
+                        activation.model_version.into(),
+                        activation.cause.as_str().into(),
+                    ]
+                }),
+        ),
+        Some(_) => Err(Error::invalid("table", "activations, or none")),
+    }
 }
 
 async fn closed_deals(app: &App) -> Result<u64> {

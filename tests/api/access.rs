@@ -48,6 +48,11 @@ async fn programs_need_a_key_where_the_settings_say_so() {
     let wrong = format!("drk_{other}{}", &key[5..]);
     let wrong = with_key(&service, Method::GET, "/v1/jobs", &wrong).await;
     assert_eq!(wrong.problem(401), "unauthenticated");
+    let described = service.get("/openapi.json").await.ok(200);
+    assert_eq!(
+        described["components"]["securitySchemes"]["key"]["scheme"],
+        "bearer"
+    );
     // The pages are for people.
     let page = with_key(&service, Method::GET, "/", &key).await;
     assert_eq!(page.status, 403);

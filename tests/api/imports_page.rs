@@ -110,6 +110,8 @@ async fn a_file_is_looked_at_corrected_and_imported() {
     assert_eq!(stored["created_at"], "2026-01-03T00:00:00Z");
     assert_eq!(stored["attributes"], serde_json::json!({}));
     assert!(visit.page("/imports").await.contains("crm export.csv"));
+    let listed = visit.page("/imports?format=csv").await;
+    assert!(listed.contains("crm export.csv,done,5,3,2,"), "{listed}");
     // The file is gone, and cannot be imported twice.
     assert_eq!(visit.get(&step).await.status(), 404);
     assert_eq!(files_in(&uploads(&service)), 0);

@@ -89,6 +89,15 @@ async fn same_tables(visit: &mut Visit<'_>, version: &str, report: &Value) {
         );
     }
     let held_out = &report["held_out"];
+    let measures = csv(visit, version, "measures").await;
+    for row in &measures {
+        let theirs = match &row[0] {
+            "gain" => &held_out["gain"]["value"],
+            measure => &held_out[measure],
+        };
+        assert_eq!(number(&row[1]), theirs.as_f64().unwrap(), "{row:?}");
+    }
+    assert_eq!(measures.len(), 8);
     let bins = csv(visit, version, "reliability").await;
     let theirs = held_out["reliability"].as_array().unwrap();
     assert_eq!(bins.len(), theirs.len());
@@ -126,6 +135,13 @@ async fn a_model_is_activated_and_rolled_back_from_the_page() {
     let second = trained["result"]["model_version"].as_str().unwrap();
     let page = visit.page("/models").await;
     assert!(page.contains("id=\"challenger\""), "{page}");
+    let models = visit.page("/models?format=csv").await;
+    let roles: Vec<&str> = models
+        .lines()
+        .skip(1)
+        .map(|line| line.split(',').nth(3).unwrap())
+        .collect();
+    assert_eq!(roles, ["challenger", "champion"], "{models}");
 
     let activate = format!("/models/{second}/activate");
     let refused = visit.post(&activate, &[("csrf", "guess")]).await;
@@ -147,6 +163,13 @@ async fn a_model_is_activated_and_rolled_back_from_the_page() {
     let page = visit.until_done(&job).await;
     assert!(page.contains(&format!("{first} is the champion")), "{page}");
     assert_eq!(active().await, first);
+    let activations = visit.page("/models?format=csv&table=activations").await;
+    let causes: Vec<&str> = activations
+        .lines()
+        .skip(1)
+        .map(|line| line.rsplit(',').next().unwrap())
+        .collect();
+    assert_eq!(causes, ["rollback", "command", "first"], "{activations}");
 }
 
 #[tokio::test]

@@ -39,6 +39,18 @@ async fn embedded_a_csv_with_bad_rows_is_brought_in() {
 
     let browser = signed_in(&service, "/imports").await;
     browser.assert_accessible().await;
+    // What is dropped on the field is as if it had been chosen.
+    browser
+        .run(
+            "const dropped = new DataTransfer();
+             dropped.items.add(new File(['id'], 'dropped.csv'));
+             const drop = new DragEvent('drop', { dataTransfer: dropped, bubbles: true, cancelable: true });
+             document.querySelector('[data-drop]').dispatchEvent(drop)",
+            json!([]),
+        )
+        .await;
+    let chosen = "document.querySelector('input[name=file]').files[0]?.name === 'dropped.csv'";
+    browser.until(chosen).await;
     browser
         .type_into("input[name=file]", file.to_str().unwrap())
         .await;
