@@ -43,7 +43,7 @@ impl Site {
     }
 
     async fn of_history() -> Self {
-        Self::open(SETTINGS, &history(400)).await
+        Self::open(SETTINGS, &history(300)).await
     }
 
     async fn get(&self, path: &str) -> Page {
@@ -330,7 +330,7 @@ async fn a_what_if_on_a_page_is_that_of_the_api() {
 #[tokio::test]
 async fn what_strangers_typed_into_forms_stays_text() {
     let hostile = "<script>alert(1)</script>\"'&";
-    let mut deals = history(400);
+    let mut deals = history(300);
     let open = deals.last_mut().unwrap();
     open["name"] = json!(hostile);
     open["owner"] = json!(hostile);
@@ -435,7 +435,7 @@ async fn with_nothing_in_it_a_page_says_how_to_begin() {
 #[tokio::test]
 #[ignore = "takes minutes; run it on a release build"]
 async fn pages_of_a_large_book_are_quick_and_small() {
-    let mut deals = history(400);
+    let mut deals = history(300);
     for number in 0..100_000 {
         let owner = format!("Rep {:02}", number % 50);
         let source = ["web", "fair", "partner"][number % 3];

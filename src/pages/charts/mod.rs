@@ -385,7 +385,7 @@ mod tests {
             },
         };
         let html = chart.html().to_string();
-        assert!(html.contains(r#"role="{role}" aria-labelledby="c-title c-words""#));
+        assert!(html.contains(r#"role="img" aria-labelledby="c-title c-words""#));
         assert!(html.contains("<title id=\"c-title\">Title &amp; more</title>"));
         assert!(html.contains("<td>&lt;1&gt;</td>"));
     }
