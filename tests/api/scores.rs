@@ -1,5 +1,6 @@
 //! Scores over HTTP: one, many, streamed, stored; always the same.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
@@ -71,7 +72,13 @@ async fn a_score_adds_up_and_is_described_as_it_is() {
     assert_eq!(score["expected_value"].as_f64().unwrap(), expected);
     let description = service.get("/openapi.json").await.ok(200);
     let described = &description["components"]["schemas"]["Score"]["properties"];
-    let names = |v: &Value| v.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let names = |v: &Value| {
+        v.as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect::<BTreeSet<_>>()
+    };
     assert_eq!(names(&score), names(described));
 }
 
@@ -116,7 +123,7 @@ async fn fifty_thousand_lines_come_back_in_order() {
 
 #[tokio::test]
 async fn a_client_that_sends_everything_before_it_reads_is_served_too() {
-    use std::io::{Read, Write};
+    use std::io::Read;
     let service = Service::start();
     service.train().await;
     let body: String = (0..20_000)
@@ -124,7 +131,7 @@ async fn a_client_that_sends_everything_before_it_reads_is_served_too() {
         .collect();
     let address = service.base().trim_start_matches("http://").to_owned();
     let head = format!(
-        "POST /v1/scores/batch HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: {NDJSON}\r\ncontent-length: {}\r\n\r\n",
+        "POST /v1/scores/batch HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: {NDJSON}\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     let answer = tokio::task::spawn_blocking(move || {
@@ -269,13 +276,15 @@ async fn a_batch_above_its_limit_is_refused_by_name() {
 
 #[tokio::test]
 async fn a_body_that_stops_coming_is_given_up_by_name() {
-    use std::io::{Read, Write};
+    use std::io::Read;
     let service = Service::with_settings("[limits]\nbody_pause_seconds_max = 1\n");
     service.train().await;
     let address = service.base().trim_start_matches("http://").to_owned();
     let answer = tokio::task::spawn_blocking(move || {
-        let mut stream = std::net::TcpStream::connect(address).unwrap();
-        let head = "POST /v1/scores HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
+        let mut stream = std::net::TcpStream::connect(&address).unwrap();
+        let head = format!(
+            "POST /v1/scores HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{"
+        );
         stream.write_all(head.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
