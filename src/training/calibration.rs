@@ -3,7 +3,7 @@
 //! Landmarks of all ages share one set of weights, a compromise. Of a new deal little is known but its
 //! attributes, and these tell more of it than of a deal that is nearly done, so that the probabilities
 //! of new deals are too near the mean and those of old ones too far from it. On simulated deals (20,000)
-//! slopes are about 1.09 in the first stage and 0.91 later.
+//! slopes are 1.04 to 1.08 in the first stage and 0.89 to 0.94 later.
 
 use crate::domain::probability::logistic;
 use crate::model::Scaling;
