@@ -14,7 +14,7 @@ pub const FALL_MIN: f64 = 0.02;
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Slipping {
     pub count: usize,
-    /// Expected value that they lost, in the base currency.
+    /// Expected value that those of them lost that fell, in the base currency.
     pub value_lost: f64,
     /// Pushed, and since then less likely to be won: their needs assessment deserves another look.
     pub pushed_but_losing: usize,
@@ -51,7 +51,8 @@ pub struct SlippingDeal {
 pub fn slipping(survey: &Survey, scope: &Scope, now: Timestamp, limit: usize) -> Slipping {
     let slips = survey.open(scope).filter_map(|deal| slip(deal, now));
     let mut slips: Vec<(&DealFacts, Slip)> = slips.collect();
-    let sum: f64 = slips.iter().filter_map(|(_, slip)| slip.value_lost).sum();
+    let losses = slips.iter().filter_map(|(_, slip)| slip.value_lost);
+    let sum: f64 = losses.filter(|lost| *lost > 0.0).sum();
     slips.sort_by(|(a, left), (b, right)| {
         let worth = |slip: &Slip| slip.value_lost.unwrap_or(-1.0);
         worth(right)
