@@ -229,6 +229,23 @@ impl Survey {
         notes
     }
 
+    /// How many deals are not what they were in `other`, or not in both.
+    pub fn differences(&self, other: &Self) -> usize {
+        let (mut mine, mut theirs) = (self.deals.iter().peekable(), other.deals.iter().peekable());
+        let mut count = 0;
+        while let (Some(a), Some(b)) = (mine.peek(), theirs.peek()) {
+            let order = a.id.cmp(&b.id);
+            count += usize::from(order.is_ne() || !Arc::ptr_eq(a, b));
+            if order.is_le() {
+                mine.next();
+            }
+            if order.is_ge() {
+                theirs.next();
+            }
+        }
+        count + mine.count() + theirs.count()
+    }
+
     /// All deals, by id.
     pub fn deals(&self) -> &[Arc<DealFacts>] {
         &self.deals
@@ -431,6 +448,10 @@ mod tests {
         assert_eq!(after.deal(&id("b")).unwrap().base_amount, Some(200.0));
         assert_eq!(after.deal(&id("a")), None);
         assert_eq!(after.stages(), before.stages());
+        // a is gone, b another, c new; w is as it was.
+        assert_eq!(after.differences(&before), 3);
+        assert_eq!(before.differences(&after), 3);
+        assert_eq!(before.differences(&before), 0);
     }
 
     #[test]

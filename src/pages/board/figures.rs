@@ -1,7 +1,8 @@
 //! All figures of a board, worked out together.
 //!
 //! A forecast draws many futures. What took long is kept: given out again for a moment as it is, later once
-//! more while it is worked out anew, so that nobody waits for it. Small pipelines are always worked out anew.
+//! more while it is worked out anew, so that nobody waits for it, unless much has changed. Small pipelines are
+//! always worked out anew.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,6 +36,8 @@ const KEPT: Duration = Duration::from_secs(600);
 const WARMED_EVERY: Duration = Duration::from_secs(300);
 /// Figures that took less are worked out anew as soon as a deal has changed.
 const QUICK: Duration = Duration::from_millis(30);
+/// If more deals than one in so many have changed, whoever looks waits for new figures.
+const CHANGED_ONE_IN: usize = 100;
 /// Boards that are kept at once.
 const BOARDS_MAX: u64 = 64;
 
@@ -151,10 +154,13 @@ impl Boards {
 }
 
 impl Figures {
-    /// Whether these figures will do: nothing has changed, or they take long to work out.
+    /// Whether these figures will do: nothing has changed, or little, and they take long to work out.
     fn is_good_enough(&self, survey: &Arc<Survey>, now: Timestamp) -> bool {
-        let is_same = Arc::ptr_eq(&self.survey, survey) && now.duration_since(self.at) <= FRESH;
-        is_same || self.took > QUICK
+        if Arc::ptr_eq(&self.survey, survey) {
+            return self.took > QUICK || now.duration_since(self.at) <= FRESH;
+        }
+        let changed = || survey.differences(&self.survey);
+        self.took > QUICK && CHANGED_ONE_IN * changed() <= survey.deals().len()
     }
 
     fn of(survey: Arc<Survey>, question: &Question, now: Timestamp) -> Self {
