@@ -79,7 +79,7 @@ impl Access {
     }
 
     /// Whether pages can be seen by those only who have signed in. `host` is the one that the request
-    /// names: see [`Self::is_local`].
+    /// names: see `is_local`.
     pub fn is_sign_in_needed(&self, host: &str) -> bool {
         !(self.exposure.is_demo && self.is_local(host))
     }
