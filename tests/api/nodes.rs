@@ -264,11 +264,12 @@ async fn another_process_leads_within_seconds_of_the_leader_s_death() {
         "the leader was killed: another process leads after {:.1} s",
         waited.as_secs_f64()
     );
-    let metrics = other.get("/metrics").await.body;
-    assert!(
-        metrics.as_str().unwrap().contains("dealrank_leader 1"),
-        "{metrics}"
-    );
+    // The gauge is told of the role as everybody else is.
+    eventually("the metrics say so", async || {
+        let metrics = other.get("/metrics").await.body;
+        metrics.as_str().unwrap().contains("dealrank_leader 1")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
