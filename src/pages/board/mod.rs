@@ -43,7 +43,7 @@ const PEOPLE_SHOWN: usize = 50;
 /// Pipelines whose stages are shown.
 const FUNNELS_SHOWN: usize = 8;
 /// Dots of the picture of attention.
-const DOTS_MAX: usize = 400;
+const DOTS_MAX: usize = 180;
 
 #[derive(Template)]
 #[template(path = "board/board.html")]
