@@ -1,7 +1,7 @@
 //! All deals in memory, for insights: built once in the background, then kept up to date by what the
 //! store says has happened since.
 
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -37,7 +37,7 @@ pub(super) struct Surveying {
     /// Held while the survey is brought up to date, so that it is done once.
     amending: Mutex<()>,
     /// Rung when a survey is wanted.
-    wanted: Notify,
+    wanted: Arc<Notify>,
     /// How many have been built.
     built: watch::Sender<u64>,
 }
@@ -46,6 +46,13 @@ pub(super) struct Surveying {
 struct Kept {
     survey: Arc<Survey>,
     moment: Moment,
+}
+
+impl Drop for Surveying {
+    /// Lets the task see that there is nothing to survey any more.
+    fn drop(&mut self) {
+        self.wanted.notify_one();
+    }
 }
 
 impl Surveying {
@@ -59,27 +66,20 @@ impl Surveying {
     }
 }
 
-/// Leaves a task behind that builds the survey whenever one is wanted.
+/// Leaves a task behind that builds the survey whenever one is wanted. While it waits it does not hold the
+/// book, so that it can be closed.
 pub(super) fn start(inner: &Arc<Inner>) {
-    let inner = Arc::downgrade(inner);
-    tokio::spawn(async move { while build_when_wanted(&inner).await.is_some() {} });
-}
-
-/// `None` once the book is closed.
-async fn build_when_wanted(inner: &Weak<Inner>) -> Option<()> {
-    // Between two looks the book is not held, so that it can be closed.
-    const LOOK_EVERY: Duration = Duration::from_secs(5);
-    let wanted = inner.upgrade()?;
-    let rung = wanted.surveying.wanted.notified();
-    if tokio::time::timeout(LOOK_EVERY, rung).await.is_err() {
-        return Some(());
-    }
-    match wanted.build_if_stale().await {
-        Ok(()) => {}
-        Err(error) => tracing::error!("the deals could not be surveyed: {error:#}"),
-    }
-    wanted.surveying.built.send_modify(|count| *count += 1);
-    Some(())
+    let (wanted, inner) = (inner.surveying.wanted.clone(), Arc::downgrade(inner));
+    tokio::spawn(async move {
+        loop {
+            wanted.notified().await;
+            let Some(inner) = inner.upgrade() else { return };
+            if let Err(error) = inner.build_if_stale().await {
+                tracing::error!("the deals could not be surveyed: {error:#}");
+            }
+            inner.surveying.built.send_modify(|count| *count += 1);
+        }
+    });
 }
 
 impl Book {
