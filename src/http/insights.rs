@@ -38,23 +38,6 @@ pub(super) struct Answer<T> {
     insight: T,
 }
 
-impl<T> Answer<T> {
-    pub fn new(survey: &Survey, insight: T, at: Timestamp) -> Self {
-        Self::noted(survey, survey.notes(), insight, at)
-    }
-
-    /// With notes of its own.
-    pub fn noted(survey: &Survey, notes: Vec<Note>, insight: T, at: Timestamp) -> Self {
-        Self {
-            as_of: at.to_string(),
-            model_version: survey.model_version.clone(),
-            base_currency: survey.base_currency.to_string(),
-            notes,
-            insight,
-        }
-    }
-}
-
 /// Takes the parameters that say which deals are looked at.
 pub(crate) fn scope(params: &mut Params) -> Scope {
     Scope {
@@ -71,8 +54,7 @@ pub(crate) fn scope(params: &mut Params) -> Scope {
 /// gave: efforts lately, and the CRM's priority flag.
 #[utoipa::path(get, path = "/v1/insights/misprioritized", operation_id = "readMisprioritized", tag = "insights",
     params(
-        ("pipeline" = Option<String>, Query), ("owner" = Option<String>, Query),
-        ("team" = Option<String>, Query), ("source" = Option<String>, Query),
+        Scope,
         ("limit" = Option<usize>, Query, description = "rows of each list, 1 to 1000"),
     ),
     responses(
@@ -93,8 +75,7 @@ pub async fn read_misprioritized(
 /// stage the age beyond which hardly any deal was won.
 #[utoipa::path(get, path = "/v1/insights/stalled", operation_id = "readStalled", tag = "insights",
     params(
-        ("pipeline" = Option<String>, Query), ("owner" = Option<String>, Query),
-        ("team" = Option<String>, Query), ("source" = Option<String>, Query),
+        Scope,
         ("limit" = Option<usize>, Query, description = "rows of the list, 1 to 1000"),
     ),
     responses(
@@ -111,8 +92,7 @@ pub async fn read_stalled(app: Data<App>, request: HttpRequest) -> Result<HttpRe
 /// Their close was pushed or has passed, and they became less likely to be won.
 #[utoipa::path(get, path = "/v1/insights/slipping", operation_id = "readSlipping", tag = "insights",
     params(
-        ("pipeline" = Option<String>, Query), ("owner" = Option<String>, Query),
-        ("team" = Option<String>, Query), ("source" = Option<String>, Query),
+        Scope,
         ("limit" = Option<usize>, Query, description = "rows of the list, 1 to 1000"),
     ),
     responses(
@@ -131,8 +111,7 @@ pub async fn read_slipping(app: Data<App>, request: HttpRequest) -> Result<HttpR
 /// no order of people.
 #[utoipa::path(get, path = "/v1/insights/reps", operation_id = "readReps", tag = "insights",
     params(
-        ("pipeline" = Option<String>, Query), ("owner" = Option<String>, Query),
-        ("team" = Option<String>, Query), ("source" = Option<String>, Query),
+        Scope,
         ("from" = Option<String>, Query, format = Date, description = "first day of the period, in UTC; without both, the present month and the eleven before it"),
         ("to" = Option<String>, Query, format = Date, description = "last day of the period"),
     ),
@@ -148,19 +127,29 @@ pub async fn read_reps(app: Data<App>, request: HttpRequest) -> Result<HttpRespo
     let usual = Period::last_twelve_months(at);
     let period = pipeline::period(&mut params, usual, pipeline::PERIOD_DAYS_MAX);
     params.finish()?;
-    let survey = app.book.survey().await?;
-    let worked_out = survey.clone();
-    let found = aside(move || reps(&worked_out, &scope, period, at)).await?;
-    let notes = found.notes.clone();
-    Ok(HttpResponse::Ok().json(Answer::noted(&survey, notes, found, at)))
+    let work = move |survey: &Survey| reps(survey, &scope, period, at);
+    answer(&app, at, work, |_, found| found.notes.clone()).await
 }
 
-/// Works something out where other requests do not wait for it: of a large pipeline it takes a while.
-pub(super) async fn aside<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T> {
-    let done = actix_web::web::block(work).await;
-    done.map_err(|e| Error::Internal(e.into()))
+/// Works an insight out, where other requests do not wait for it, and answers with it. `notes` says what
+/// keeps figures away.
+pub(super) async fn answer<T: Serialize + Send + 'static>(
+    app: &App,
+    at: Timestamp,
+    work: impl FnOnce(&Survey) -> T + Send + 'static,
+    notes: fn(&Survey, &T) -> Vec<Note>,
+) -> Result<HttpResponse, Problem> {
+    let survey = app.book.survey().await?;
+    let surveyed = survey.clone();
+    let insight = actix_web::web::block(move || work(&surveyed)).await;
+    let insight = insight.map_err(|e| Error::Internal(e.into()))?;
+    Ok(HttpResponse::Ok().json(Answer {
+        as_of: at.to_string(),
+        model_version: survey.model_version.clone(),
+        base_currency: survey.base_currency.to_string(),
+        notes: notes(&survey, &insight),
+        insight,
+    }))
 }
 
 async fn list<T: Serialize + Send + 'static>(
@@ -177,9 +166,7 @@ async fn list<T: Serialize + Send + 'static>(
         params.refuse("limit", format!("is 1 to {ROWS_MAX}"));
     }
     params.finish()?;
-    let survey = app.book.survey().await?;
     let at = now();
-    let worked_out = survey.clone();
-    let found = aside(move || insight(&worked_out, &scope, at, limit)).await?;
-    Ok(HttpResponse::Ok().json(Answer::new(&survey, found, at)))
+    let work = move |survey: &Survey| insight(survey, &scope, at, limit);
+    answer(app, at, work, |survey, _| survey.notes()).await
 }

@@ -24,7 +24,7 @@ pub mod openapi;
 pub(crate) mod pipeline;
 pub mod problem;
 pub(crate) mod query;
-mod rankings;
+pub(crate) mod rankings;
 mod scores;
 mod subscriptions;
 mod webhooks;

@@ -4,7 +4,7 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use jiff::civil::Date;
 
-use super::insights::{Answer, aside, scope};
+use super::insights::{Answer, answer, scope};
 use super::problem::{Problem, ProblemDocument};
 use super::query::Params;
 use crate::app::{App, now};
@@ -12,6 +12,7 @@ use crate::insight::coverage::{Asked, Coverage, coverage};
 use crate::insight::forecast::{Forecast, forecast};
 use crate::insight::period::{Period, Step, day_of};
 use crate::insight::summary::{Summary, summary};
+use crate::insight::{Scope, Survey};
 
 /// Longest period that can be asked for, in days: 20 years.
 pub(crate) const PERIOD_DAYS_MAX: i64 = 20 * 366;
@@ -26,8 +27,7 @@ const TARGET_MAX: f64 = 1e15;
 /// conversion from stage to stage; and how much hangs on how little.
 #[utoipa::path(get, path = "/v1/pipeline/summary", operation_id = "readSummary", tag = "pipeline",
     params(
-        ("pipeline" = Option<String>, Query), ("owner" = Option<String>, Query),
-        ("team" = Option<String>, Query), ("source" = Option<String>, Query),
+        Scope,
         ("from" = Option<String>, Query, format = Date, description = "first day of the period, in UTC; without both, the present month and the eleven before it"),
         ("to" = Option<String>, Query, format = Date, description = "last day of the period"),
         ("step" = Option<Step>, Query, description = "of the series; months unless asked otherwise"),
@@ -44,11 +44,8 @@ pub async fn read_summary(app: Data<App>, request: HttpRequest) -> Result<HttpRe
     let period = period(&mut params, Period::last_twelve_months(at), PERIOD_DAYS_MAX);
     let step = params.one_of("step").unwrap_or_default();
     params.finish()?;
-    let survey = app.book.survey().await?;
-    let worked_out = survey.clone();
-    let found = aside(move || summary(&worked_out, &scope, period, step, at)).await?;
-    let notes = found.notes.clone();
-    Ok(HttpResponse::Ok().json(Answer::noted(&survey, notes, found, at)))
+    let work = move |survey: &Survey| summary(survey, &scope, period, step, at);
+    answer(&app, at, work, |_, found| found.notes.clone()).await
 }
 
 /// Whether there are enough deals for a target
@@ -57,8 +54,7 @@ pub async fn read_summary(app: Data<App>, request: HttpRequest) -> Result<HttpRe
 /// their figures; what is open and expected against what is missing; and how many deals a rep handles.
 #[utoipa::path(get, path = "/v1/pipeline/coverage", operation_id = "readCoverage", tag = "pipeline",
     params(
-        ("pipeline" = Option<String>, Query), ("owner" = Option<String>, Query),
-        ("team" = Option<String>, Query), ("source" = Option<String>, Query),
+        Scope,
         ("from" = Option<String>, Query, format = Date, description = "first day of the period, in UTC; without both, the present quarter"),
         ("to" = Option<String>, Query, format = Date, description = "last day of the period"),
         ("target" = Option<f64>, Query, description = "won value asked of the period, in the base currency; else `insight.target_per_quarter` in proportion to days, 0 for none"),
@@ -80,16 +76,13 @@ pub async fn read_coverage(app: Data<App>, request: HttpRequest) -> Result<HttpR
         params.refuse("confidence", "is at least 0.5 and below 1");
     }
     params.finish()?;
-    let survey = app.book.survey().await?;
     let asked = Asked {
         period,
         target,
         confidence,
     };
-    let worked_out = survey.clone();
-    let found = aside(move || coverage(&worked_out, &scope, asked, at)).await?;
-    let notes = found.notes.clone();
-    Ok(HttpResponse::Ok().json(Answer::noted(&survey, notes, found, at)))
+    let work = move |survey: &Survey| coverage(survey, &scope, asked, at);
+    answer(&app, at, work, |_, found| found.notes.clone()).await
 }
 
 /// What will be won in a period
@@ -98,8 +91,7 @@ pub async fn read_coverage(app: Data<App>, request: HttpRequest) -> Result<HttpR
 /// distribution and against a target; the same by week; and how forecasts of past quarters did.
 #[utoipa::path(get, path = "/v1/pipeline/forecast", operation_id = "readForecast", tag = "pipeline",
     params(
-        ("pipeline" = Option<String>, Query), ("owner" = Option<String>, Query),
-        ("team" = Option<String>, Query), ("source" = Option<String>, Query),
+        Scope,
         ("from" = Option<String>, Query, format = Date, description = "first day of the period, in UTC; without both, the present quarter"),
         ("to" = Option<String>, Query, format = Date, description = "last day of the period"),
         ("target" = Option<f64>, Query, description = "won value asked of the period, in the base currency; else `insight.target_per_quarter` in proportion to days, 0 for none"),
@@ -116,11 +108,8 @@ pub async fn read_forecast(app: Data<App>, request: HttpRequest) -> Result<HttpR
     let period = period(&mut params, Period::quarter(day_of(at)), FORECAST_DAYS_MAX);
     let target = target(&mut params);
     params.finish()?;
-    let survey = app.book.survey().await?;
-    let worked_out = survey.clone();
-    let found = aside(move || forecast(&worked_out, &scope, period, target, at)).await?;
-    let notes = found.notes.clone();
-    Ok(HttpResponse::Ok().json(Answer::noted(&survey, notes, found, at)))
+    let work = move |survey: &Survey| forecast(survey, &scope, period, target, at);
+    answer(&app, at, work, |_, found| found.notes.clone()).await
 }
 
 /// Takes the target.

@@ -145,14 +145,10 @@ pub async fn queue(app: Data<App>, request: HttpRequest) -> Result<HttpResponse,
     answer(&app, params, Some(owner), true).await
 }
 
-async fn answer(
-    app: &App,
-    mut params: Params,
-    owner: Option<String>,
-    is_queue: bool,
-) -> Result<HttpResponse, Problem> {
+/// Takes the parameters that say which deals are wanted, and in which order.
+pub(crate) fn query(params: &mut Params, owner: Option<String>) -> RankingQuery {
     let defaults = RankingQuery::default();
-    let query = RankingQuery {
+    RankingQuery {
         sort: params.one_of("sort").unwrap_or_default(),
         owner,
         pipeline: params.text("pipeline"),
@@ -162,10 +158,20 @@ async fn answer(
         stalled: params
             .parsed("stalled", "`true` or `false`")
             .unwrap_or(defaults.stalled),
-        limit: params
-            .parsed("limit", "a whole number")
-            .unwrap_or(defaults.limit),
-    };
+        limit: defaults.limit,
+    }
+}
+
+async fn answer(
+    app: &App,
+    mut params: Params,
+    owner: Option<String>,
+    is_queue: bool,
+) -> Result<HttpResponse, Problem> {
+    let mut query = query(&mut params, owner);
+    if let Some(limit) = params.parsed("limit", "a whole number") {
+        query.limit = limit;
+    }
     let cursor = params.text("cursor");
     params.finish()?;
     let at = now();

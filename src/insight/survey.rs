@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::facts::DealFacts;
 use super::stats::{Quartiles, quantile};
@@ -32,7 +32,8 @@ pub struct Survey {
 pub type StageKey = (Option<Arc<str>>, Arc<str>);
 
 /// Which deals are looked at; `None` takes all.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, ToSchema, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct Scope {
     pub pipeline: Option<String>,
     pub owner: Option<String>,
@@ -41,6 +42,19 @@ pub struct Scope {
 }
 
 impl Scope {
+    /// The same deals, whoever owns them.
+    pub fn of_team(&self) -> Self {
+        Self {
+            owner: None,
+            ..self.clone()
+        }
+    }
+
+    /// Whether this owner is asked for, or all are.
+    pub fn asks_for(&self, owner: &str) -> bool {
+        self.owner.as_deref().is_none_or(|wanted| wanted == owner)
+    }
+
     pub fn holds(&self, deal: &DealFacts) -> bool {
         let is = |wanted: &Option<String>, value: &Option<Arc<str>>| {
             wanted

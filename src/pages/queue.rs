@@ -17,6 +17,7 @@ use crate::domain::DealId;
 use crate::error::Result;
 use crate::http::body::segment;
 use crate::http::query::Params;
+use crate::http::rankings::query;
 use crate::insight::queue::{Outlook, outlooks};
 use crate::insight::{Scope, Survey};
 use crate::ranking::{PAGE_ROWS_MAX, RankingQuery, RankingRow, Sort};
@@ -113,18 +114,7 @@ pub async fn queue(
     let owner = segment(&request).await?;
     viewer.require_owner(Some(&owner))?;
     let mut params = Params::of(&request)?;
-    let query = RankingQuery {
-        sort: params.one_of("sort").unwrap_or_default(),
-        owner: Some(owner.clone()),
-        pipeline: params.text("pipeline"),
-        stage: params.text("stage"),
-        grade: params.one_of("grade"),
-        min_amount: params.parsed("min_amount", "an amount"),
-        stalled: params
-            .parsed("stalled", "`true` or `false`")
-            .unwrap_or(false),
-        ..RankingQuery::default()
-    };
+    let query = query(&mut params, Some(owner.clone()));
     let cursor = params.text("cursor");
     let is_csv = params.text("format").as_deref() == Some("csv");
     params.finish_known()?;
