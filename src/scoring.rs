@@ -24,7 +24,7 @@ pub use moved::{Moved, moved};
 /// Probability that an interval holds the true probability.
 pub const INTERVAL_LEVEL: f64 = 0.9;
 /// 95th percentile of the standard normal distribution: both sides of the level.
-const INTERVAL_Z: f64 = 1.644_853_626_951_472_2;
+pub(crate) const INTERVAL_Z: f64 = 1.644_853_626_951_472_2;
 /// Half of a cross that is worth a word in a reason: a tenth of the odds.
 const TOGETHER_MIN: f64 = 0.0953;
 /// Contributions are multiples of 2^-40 (about 1e-12), so that their sums are exact in f64 and do

@@ -196,6 +196,31 @@ impl From<Exchange> for ExchangeTable {
     }
 }
 
+/// A number with a comma after each three digits: `12,345.60`.
+pub fn grouped(number: f64, decimals: usize) -> String {
+    let plain = format!("{:.decimals$}", number.abs());
+    let (whole, fraction) = match plain.split_once('.') {
+        Some((whole, fraction)) => (whole, Some(fraction)),
+        None => (plain.as_str(), None),
+    };
+    let mut text = String::with_capacity(plain.len() + plain.len() / 3);
+    let is_zero = plain.bytes().all(|b| b == b'0' || b == b'.');
+    if number < 0.0 && !is_zero {
+        text.push('\u{2212}');
+    }
+    for (index, digit) in whole.chars().enumerate() {
+        if index > 0 && (whole.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    if let Some(fraction) = fraction {
+        text.push('.');
+        text.push_str(fraction);
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -29,7 +29,7 @@ impl Probability {
 
     /// `ln(p / (1 - p))`.
     pub fn log_odds(self) -> LogOdds {
-        LogOdds((self.0 / (1.0 - self.0)).ln())
+        LogOdds(logit(self.0))
     }
 }
 
@@ -71,6 +71,11 @@ impl LogOdds {
     pub fn probability(self) -> Probability {
         Probability(logistic(self.0).clamp(PROBABILITY_MIN, 1.0 - PROBABILITY_MIN))
     }
+}
+
+/// `ln(p / (1 - p))`; infinite at 0 and 1.
+pub fn logit(p: f64) -> f64 {
+    (p / (1.0 - p)).ln()
 }
 
 /// `1 / (1 + exp(-x))`, without overflow for any finite `x`.

@@ -9,6 +9,7 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::web::{Data, Query};
 use actix_web::{HttpMessage, HttpResponse, ResponseError};
+use percent_encoding::percent_decode_str;
 
 use super::problem::Problem;
 use crate::access::rules::{Verdict, Zone, verdict};
@@ -233,26 +234,7 @@ fn answer(request: &ServiceRequest, zone: Zone, turned: Turned) -> HttpResponse 
 
 /// What handlers are given of a segment. What is not UTF-8 is no name of anything.
 fn decoded(segment: &str) -> String {
-    let mut bytes = Vec::with_capacity(segment.len());
-    let mut rest = segment.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let hex = |at: usize| {
-            after
-                .get(at)
-                .and_then(|digit| char::from(*digit).to_digit(16))
-        };
-        match (byte, hex(0), hex(1)) {
-            (b'%', Some(high), Some(low)) => {
-                bytes.push((16 * high + low) as u8);
-                rest = &after[2..];
-            }
-            _ => {
-                bytes.push(byte);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+    percent_decode_str(segment).decode_utf8_lossy().into_owned()
 }
 
 #[cfg(test)]

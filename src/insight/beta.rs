@@ -1,5 +1,7 @@
 //! Shares of small samples, drawn towards those of the team.
 
+use statrs::function::beta::checked_beta_reg;
+
 use super::stats::Estimated;
 
 /// Halvings of an interval when a quantile is looked for.
@@ -50,22 +52,9 @@ impl Beta {
         }
     }
 
-    /// The probability to be below `x`: the regularised incomplete beta function, by its continued
-    /// fraction (Press et al., Numerical Recipes, 6.4).
+    /// The probability to be below `x`.
     pub fn below(&self, x: f64) -> f64 {
-        if x <= 0.0 {
-            return 0.0;
-        }
-        if x >= 1.0 {
-            return 1.0;
-        }
-        let (a, b) = (self.a, self.b);
-        let front = (a * x.ln() + b * (1.0 - x).ln() - ln_beta(a, b)).exp();
-        if x < (a + 1.0) / (a + b + 2.0) {
-            front * continued_fraction(a, b, x) / a
-        } else {
-            1.0 - front * continued_fraction(b, a, 1.0 - x) / b
-        }
+        checked_beta_reg(self.a, self.b, x.clamp(0.0, 1.0)).unwrap_or(f64::NAN)
     }
 
     pub fn quantile(&self, q: f64) -> f64 {
@@ -150,62 +139,6 @@ fn weight(counts: &[(f64, f64)], share: f64, all: f64) -> f64 {
     } else {
         WEIGHT_MAX
     }
-}
-
-fn ln_beta(a: f64, b: f64) -> f64 {
-    ln_gamma(a) + ln_gamma(b) - ln_gamma(a + b)
-}
-
-/// By Lanczos' approximation (g = 7, n = 9), for positive `x`.
-fn ln_gamma(x: f64) -> f64 {
-    const FACTORS: [f64; 8] = [
-        676.520_368_121_885_1,
-        -1_259.139_216_722_402_8,
-        771.323_428_777_653_1,
-        -176.615_029_162_140_6,
-        12.507_343_278_686_905,
-        -0.138_571_095_265_720_12,
-        9.984_369_578_019_572e-6,
-        1.505_632_735_149_311_6e-7,
-    ];
-    if x < 0.5 {
-        // Below a half by reflection.
-        let pi = std::f64::consts::PI;
-        return (pi / (pi * x).sin()).ln() - ln_gamma(1.0 - x);
-    }
-    let x = x - 1.0;
-    let mut sum = 0.999_999_999_999_809_9;
-    for (place, factor) in FACTORS.iter().enumerate() {
-        sum += factor / (x + place as f64 + 1.0);
-    }
-    let t = x + 7.5;
-    (2.0 * std::f64::consts::PI).sqrt().ln() + (x + 0.5) * t.ln() - t + sum.ln()
-}
-
-/// By Lentz' method.
-fn continued_fraction(a: f64, b: f64, x: f64) -> f64 {
-    const TINY: f64 = 1e-300;
-    const STEPS: usize = 300;
-    let solid = |value: f64| if value.abs() < TINY { TINY } else { value };
-    let mut c = 1.0;
-    let mut d = 1.0 / solid(1.0 - (a + b) * x / (a + 1.0));
-    let mut fraction = d;
-    for step in 1..=STEPS {
-        let m = step as f64;
-        let even = m * (b - m) * x / ((a + 2.0 * m - 1.0) * (a + 2.0 * m));
-        d = 1.0 / solid(1.0 + even * d);
-        c = solid(1.0 + even / c);
-        fraction *= d * c;
-        let odd = -(a + m) * (a + b + m) * x / ((a + 2.0 * m) * (a + 2.0 * m + 1.0));
-        d = 1.0 / solid(1.0 + odd * d);
-        c = solid(1.0 + odd / c);
-        let change = d * c;
-        fraction *= change;
-        if (change - 1.0).abs() < 1e-12 {
-            break;
-        }
-    }
-    fraction
 }
 
 #[cfg(test)]

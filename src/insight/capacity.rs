@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::facts::{DealFacts, days_between};
+use super::facts::{DealFacts, days_ago, days_between};
 use super::stats::{Quartiles, quantile};
 use super::survey::{Scope, Survey};
 
@@ -66,11 +66,8 @@ struct Load {
 
 /// The loads of the reps in scope. What is usual is told by all reps, whichever owner is asked for.
 pub fn capacity(survey: &Survey, scope: &Scope, now: Timestamp) -> Capacity {
-    let colleagues = Scope {
-        owner: None,
-        ..scope.clone()
-    };
-    let since = ago(now, DAYS);
+    let colleagues = scope.of_team();
+    let since = days_ago(now, DAYS);
     let mut loads: BTreeMap<&str, Load> = BTreeMap::new();
     let mut without_owner = 0;
     for deal in survey.within(&colleagues) {
@@ -80,10 +77,9 @@ pub fn capacity(survey: &Survey, scope: &Scope, now: Timestamp) -> Capacity {
         }
     }
     let usual = usual(&loads, since, now);
-    let at_work = loads.into_iter().filter(|(owner, load)| {
-        let is_wanted = scope.owner.as_deref().is_none_or(|wanted| wanted == *owner);
-        is_wanted && load.is_at_work(now)
-    });
+    let at_work = loads
+        .into_iter()
+        .filter(|(owner, load)| scope.asks_for(owner) && load.is_at_work(now));
     let reps: Vec<RepLoad> = at_work
         .map(|(owner, load)| RepLoad {
             owner: owner.to_owned(),
@@ -106,11 +102,6 @@ pub fn capacity(survey: &Survey, scope: &Scope, now: Timestamp) -> Capacity {
         },
         reps,
     }
-}
-
-fn ago(now: Timestamp, days: i64) -> Timestamp {
-    let since = now.saturating_sub(SignedDuration::from_hours(24 * days));
-    since.unwrap_or(Timestamp::MIN)
 }
 
 fn against(open_deals: usize, usual: &Quartiles) -> AgainstUsual {
@@ -149,7 +140,10 @@ impl Load {
     }
 
     fn is_at_work(&self, now: Timestamp) -> bool {
-        self.open_deals > 0 || self.last.is_some_and(|last| last >= ago(now, DAYS_AT_WORK))
+        self.open_deals > 0
+            || self
+                .last
+                .is_some_and(|last| last >= days_ago(now, DAYS_AT_WORK))
     }
 }
 

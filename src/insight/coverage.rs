@@ -1,13 +1,14 @@
 //! Whether there are enough deals for the target.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
+use statrs::function::erf::erf_inv;
 use utoipa::ToSchema;
 
 use super::capacity::{Capacity, capacity};
-use super::facts::{DealFacts, days_between};
+use super::facts::{DealFacts, days_ago, days_between};
 use super::flow::share_of_some;
 use super::forecast::target_of;
 use super::outlook::{Flow, HISTORY_DAYS, Outlook, When};
@@ -16,6 +17,7 @@ use super::stats::{Estimated, mean};
 use super::summary::{share_by_value, worth_of};
 use super::survey::{Note, Scope, Survey};
 use super::timing::Bins;
+use crate::domain::money::grouped;
 
 /// Sequences of prospects that are drawn.
 const DRAWS: usize = 2000;
@@ -184,8 +186,7 @@ fn sum(deals: &[&DealFacts]) -> f64 {
 }
 
 fn rates(survey: &Survey, scope: &Scope, flow: &Flow, now: Timestamp) -> Rates {
-    let since = now.saturating_sub(SignedDuration::from_hours(24 * HISTORY_DAYS as i64));
-    let since = since.unwrap_or(Timestamp::MIN);
+    let since = days_ago(now, HISTORY_DAYS);
     let closed: Vec<&DealFacts> = survey
         .closed(scope)
         .filter(|deal| deal.closed_at.is_some_and(|at| since <= at && at < now))
@@ -232,14 +233,14 @@ fn prospects_needed(coverage: &Coverage, flow: &Flow) -> Option<ProspectsNeeded>
         more_for_confidence: at_confidence.saturating_sub(open_deals),
         formula_mean: format!(
             "missing ÷ (win rate × average won value) = {} ÷ ({win_rate:.3} × {}) = {exact:.1}, so {mean}",
-            grouped(missing),
-            grouped(value),
+            grouped(missing, 0),
+            grouped(value, 0),
         ),
         formula_confidence: format!(
             "the fewest n prospects that bring {} with a chance of at least {percent:.0}%: each is won with a chance of {win_rate:.3} and then worth one of the {} won values, {} on average; n = {at_confidence}",
-            grouped(missing),
+            grouped(missing, 0),
             flow.values.len(),
-            grouped(value),
+            grouped(value, 0),
         ),
     })
 }
@@ -292,46 +293,9 @@ fn fewest_of_many(missing: f64, win_rate: f64, values: &[f64], confidence: f64) 
     (root * root).ceil() as u64
 }
 
-/// The standard normal quantile (Acklam 2003; relative error below 1.2e-9), `p` from 0.5 to below 1.
+/// The standard normal quantile.
 fn normal_quantile(p: f64) -> f64 {
-    const TAIL: f64 = 0.975_75;
-    if p > TAIL {
-        let q = (-2.0 * (1.0 - p).ln()).sqrt();
-        let above = ((((-7.784_894_002_430_293e-3 * q - 0.322_396_458_041_136_5) * q
-            - 2.400_758_277_161_838)
-            * q
-            - 2.549_732_539_343_734)
-            * q
-            + 4.374_664_141_464_968)
-            * q
-            + 2.938_163_982_698_783;
-        let below = (((7.784_695_709_041_462e-3 * q + 0.322_467_129_070_039_8) * q
-            + 2.445_134_137_142_996)
-            * q
-            + 3.754_408_661_907_416)
-            * q
-            + 1.0;
-        return -above / below;
-    }
-    let q = p - 0.5;
-    let r = q * q;
-    let above = (((((-39.696_830_286_653_76 * r + 220.946_098_424_520_5) * r
-        - 275.928_510_446_968_7)
-        * r
-        + 138.357_751_867_269)
-        * r
-        - 30.664_798_066_147_16)
-        * r
-        + 2.506_628_277_459_239)
-        * q;
-    let below =
-        ((((-54.476_098_798_224_06 * r + 161.585_836_858_040_9) * r - 155.698_979_859_886_6) * r
-            + 66.801_311_887_719_72)
-            * r
-            - 13.280_681_552_885_72)
-            * r
-            + 1.0;
-    above / below
+    std::f64::consts::SQRT_2 * erf_inv(2.0 * p - 1.0)
 }
 
 fn value_coverage(coverage: &Coverage) -> Option<ValueCoverage> {
@@ -340,7 +304,7 @@ fn value_coverage(coverage: &Coverage) -> Option<ValueCoverage> {
     let mut against = |value: f64, words: String| {
         formulas.push(format!(
             "{words} ÷ missing {} = {:.2}",
-            grouped(missing),
+            grouped(missing, 0),
             value / missing
         ));
         value / missing
@@ -348,15 +312,18 @@ fn value_coverage(coverage: &Coverage) -> Option<ValueCoverage> {
     let rate = coverage.rates.win_rate_by_value.map(|rate| rate.value);
     let by_win_rate = rate.map(|rate| {
         let open = coverage.open_value;
-        let words = format!("open value {} × win rate by value {rate:.3}", grouped(open));
+        let words = format!(
+            "open value {} × win rate by value {rate:.3}",
+            grouped(open, 0)
+        );
         against(open * rate, words)
     });
     let by_expected_value = coverage.expected_value.map(|expected| {
-        let words = format!("expected value {}", grouped(expected.value));
+        let words = format!("expected value {}", grouped(expected.value, 0));
         against(expected.value, words)
     });
     let by_expected_value_in_period = coverage.expected_value_in_period.map(|expected| {
-        let words = format!("expected value in the period {}", grouped(expected));
+        let words = format!("expected value in the period {}", grouped(expected, 0));
         against(expected, words)
     });
     Some(ValueCoverage {
@@ -365,19 +332,6 @@ fn value_coverage(coverage: &Coverage) -> Option<ValueCoverage> {
         by_expected_value_in_period,
         formulas,
     })
-}
-
-/// A whole number with commas.
-fn grouped(value: f64) -> String {
-    let digits = format!("{:.0}", value.abs());
-    let mut grouped = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
 }
 
 fn notes(coverage: &Coverage, outlook: &Outlook) -> Vec<Note> {
@@ -518,6 +472,6 @@ mod tests {
         assert_eq!(found.verdict, Verdict::Unknown);
         assert!(found.prospects.is_none() && found.expected_value_in_period.is_none());
         assert!(found.notes.iter().any(|note| note.code == "no_won_deals"));
-        assert_eq!(grouped(1_234_567.4), "1,234,567");
+        assert_eq!(grouped(1_234_567.4, 0), "1,234,567");
     }
 }

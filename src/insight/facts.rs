@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use rust_decimal::prelude::ToPrimitive;
 
@@ -169,7 +168,7 @@ impl DealFacts {
             (true, Some((_, scored_at))) => *scored_at,
             _ => deal.closed_at.unwrap_or(lens.now),
         };
-        let day = TimeZone::UTC.to_datetime(valued_at).date();
+        let day = day_of(valued_at);
         let base_amount = amount.and_then(|a| lens.exchange.to_base(a, currency, day));
         let recent = recent_activities(&known);
         let pushes = pushes(deal, known.moment());
@@ -251,6 +250,12 @@ impl DealFacts {
         let days = days_between(self.expected_close_at?, now);
         (days > 0.0).then_some(days)
     }
+}
+
+/// The moment so many days before another.
+pub fn days_ago(at: Timestamp, days: i64) -> Timestamp {
+    let ago = at.saturating_sub(SignedDuration::from_hours(24 * days));
+    ago.unwrap_or(Timestamp::MIN)
 }
 
 /// Days from one moment to another, never negative: clocks of CRMs differ.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::facts::QUARTERS;
-use super::outlook::{Outlook, When};
+use super::outlook::{Outlook, When, typical_spread};
 use super::period::{Period, day_of};
 use super::simulation::{Draws, Effort, draw};
 use super::stats::quantile;
@@ -296,20 +296,30 @@ fn past(survey: &Survey, scope: &Scope) -> Vec<PastForecast> {
     if survey.model_version.is_none() {
         return Vec::new();
     }
+    let spread = typical_spread(survey, scope);
     let quarters = Period::quarters_before(day_of(survey.as_of), QUARTERS).into_iter();
     quarters
-        .filter_map(|quarter| past_forecast(survey, scope, quarter))
+        .filter_map(|quarter| past_forecast(survey, scope, quarter, spread))
         .collect()
 }
 
 /// `None` where the time before it knows of no win.
-fn past_forecast(survey: &Survey, scope: &Scope, quarter: Period) -> Option<PastForecast> {
+fn past_forecast(
+    survey: &Survey,
+    scope: &Scope,
+    quarter: Period,
+    spread: f64,
+) -> Option<PastForecast> {
     let span = quarter.span();
+    let when = When::Quarter {
+        begin: span.begin,
+        spread,
+    };
     let bins = Bins {
         begin: 0.0,
         ends: vec![quarter.days() as f64],
     };
-    let outlook = Outlook::of(survey, scope, When::Quarter(span.begin), &bins);
+    let outlook = Outlook::of(survey, scope, when, &bins);
     if !outlook.is_timed || outlook.flow.win_rate().is_none() {
         return None;
     }

@@ -1,13 +1,13 @@
 //! What is known at a moment about what will be won: open deals, and deals that are still to come.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
-use super::facts::{DealFacts, QuarterStart, days_between};
+use super::facts::{DealFacts, QuarterStart, days_ago, days_between};
 use super::survey::{Scope, Survey};
 use super::timing::{Bins, Timing};
 
 /// Rates are of this long before the moment.
-pub(super) const HISTORY_DAYS: f64 = 365.0;
+pub(super) const HISTORY_DAYS: i64 = 365;
 /// Less of a history is counted as this.
 const HISTORY_DAYS_MIN: f64 = 28.0;
 /// Won deals that have to say what a win is worth and takes, before those of all others are asked.
@@ -56,14 +56,18 @@ pub struct Outlook {
 #[derive(Debug, Clone, Copy)]
 pub enum When {
     Now(Timestamp),
-    /// The beginning of one of the last quarters.
-    Quarter(Timestamp),
+    /// The beginning of one of the last quarters. How unsure the model was of a deal then is not kept:
+    /// all have this `spread`.
+    Quarter {
+        begin: Timestamp,
+        spread: f64,
+    },
 }
 
 impl When {
     pub fn at(self) -> Timestamp {
         match self {
-            Self::Now(at) | Self::Quarter(at) => at,
+            Self::Now(at) | Self::Quarter { begin: at, .. } => at,
         }
     }
 }
@@ -73,16 +77,15 @@ impl Outlook {
     pub fn of(survey: &Survey, scope: &Scope, when: When, bins: &Bins) -> Self {
         let at = when.at();
         let mut timing = Timing::of(survey, at, bins.clone());
-        let typical_spread = typical_spread(survey, scope);
         let mut chances = Vec::new();
         let mut unknown = 0;
         for deal in survey.within(scope) {
             let chance = match when {
                 When::Now(_) if deal.is_open() => present(deal),
-                When::Quarter(at) => match quarter_start(deal, at) {
+                When::Quarter { begin, spread } => match quarter_start(deal, begin) {
                     Some(then) => then
                         .base_amount
-                        .map(|amount| (then.win_probability, typical_spread, amount)),
+                        .map(|amount| (then.win_probability, spread, amount)),
                     None => continue,
                 },
                 When::Now(_) => continue,
@@ -152,8 +155,8 @@ fn stage_at(deal: &DealFacts, when: When) -> (Option<&str>, f64) {
     })
 }
 
-/// The mean of the present deals: how unsure the model was of a deal in the past is not kept.
-fn typical_spread(survey: &Survey, scope: &Scope) -> f64 {
+/// The mean standard deviation of the log-odds of the present deals.
+pub(super) fn typical_spread(survey: &Survey, scope: &Scope) -> f64 {
     let standings = survey.open(scope).filter_map(|deal| deal.standing);
     let (mut sum, mut count) = (0.0, 0.0);
     for standing in standings {
@@ -167,8 +170,7 @@ impl Flow {
     /// Of the year before `at`; where few deals in scope were won, what a win is worth and takes is that of
     /// all won deals.
     pub fn of(survey: &Survey, scope: &Scope, at: Timestamp) -> Self {
-        let since = at.saturating_sub(SignedDuration::from_hours(24 * HISTORY_DAYS as i64));
-        let since = since.unwrap_or(Timestamp::MIN);
+        let since = days_ago(at, HISTORY_DAYS);
         let is_recent = |moment: Timestamp| since <= moment && moment < at;
         let mut first = at;
         let (mut created, mut won, mut lost) = (0, 0, 0);

@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::beta::{Beta, prior};
 use super::capacity::{Capacity, RepLoad, capacity};
-use super::facts::DealFacts;
+use super::facts::{DealFacts, days_ago};
 use super::flow::{Course, Next, share_of_some};
-use super::period::{Period, Span};
+use super::period::{Period, Span, day_of, midnight};
 use super::stats::{Estimated, Quartiles};
 use super::survey::{Note, Scope, Survey};
 
@@ -200,10 +200,7 @@ struct StagePrior {
 
 /// The reps in scope. The team they are compared with is the same whichever owner is asked for.
 pub fn reps(survey: &Survey, scope: &Scope, period: Period, now: Timestamp) -> Reps {
-    let team_scope = Scope {
-        owner: None,
-        ..scope.clone()
-    };
+    let team_scope = scope.of_team();
     let course = Course::of(survey);
     let recent = days_before(now, RECENT_DAYS);
     let before = days_before(recent.span().begin, BEFORE_DAYS);
@@ -235,11 +232,7 @@ pub fn reps(survey: &Survey, scope: &Scope, period: Period, now: Timestamp) -> R
         loads: &loads,
     };
     let wanted = tallies.iter().filter(|(owner, tally)| {
-        let is_wanted = scope
-            .owner
-            .as_deref()
-            .is_none_or(|wanted| wanted == **owner);
-        is_wanted && (tally.open_deals > 0 || tally.ends.closed() > 0)
+        scope.asks_for(owner) && (tally.open_deals > 0 || tally.ends.closed() > 0)
     });
     let reps: Vec<Rep> = wanted
         .map(|(owner, tally)| context.rep(owner, tally))
@@ -261,12 +254,8 @@ pub fn reps(survey: &Survey, scope: &Scope, period: Period, now: Timestamp) -> R
 
 /// The days before the day of a moment.
 fn days_before(at: Timestamp, days: i64) -> Period {
-    let day = super::period::day_of(at);
-    let ago = |days: i64| {
-        let ago =
-            super::period::midnight(day).saturating_sub(SignedDuration::from_hours(24 * days));
-        super::period::day_of(ago.unwrap_or(Timestamp::MIN))
-    };
+    let day = day_of(at);
+    let ago = |days: i64| day_of(days_ago(midnight(day), days));
     Period {
         from: ago(days),
         to: ago(1),

@@ -5,8 +5,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Gamma, Poisson, StandardNormal};
 
 use super::outlook::{Chance, Outlook};
-use super::worth::{COMMON_SHARE, log_odds};
-use crate::domain::probability::logistic;
+use super::worth::COMMON_SHARE;
+use crate::domain::probability::{logistic, logit};
 
 /// Standard deviations of the common error at which all probabilities are worked out; between two of them
 /// they are taken as linear.
@@ -53,7 +53,7 @@ fn at_nodes(chance: &Chance) -> [f64; NODES.len()] {
         return [chance.win_probability; NODES.len()];
     }
     let stretch = (1.0 + std::f64::consts::PI / 8.0 * spread * spread).sqrt();
-    let middle = log_odds(chance.win_probability) * stretch;
+    let middle = logit(chance.win_probability) * stretch;
     NODES.map(|node| logistic(middle + spread * node))
 }
 

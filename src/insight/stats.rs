@@ -3,10 +3,8 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// The level of all intervals of insights.
-pub const LEVEL: f64 = 0.9;
-/// The standard normal quantile that leaves 5% on either side.
-pub const Z: f64 = 1.644_853_626_951_472_7;
+/// All intervals of insights are of the level that those of scores have.
+pub(super) use crate::scoring::INTERVAL_Z as Z;
 
 /// A figure with its 90% interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]

@@ -2,6 +2,7 @@
 
 use super::facts::Standing;
 use super::stats::{Estimated, Z};
+use crate::domain::probability::logit;
 
 /// The part of the uncertainty about a probability that all deals have in common: the model may be wrong
 /// about the market as well as about a deal. As a share of the variance of the log-odds.
@@ -10,17 +11,13 @@ pub const COMMON_SHARE: f64 = 0.5;
 impl Standing {
     /// The standard deviation of the log-odds that the 90% interval stands for.
     pub fn log_odds_spread(&self) -> f64 {
-        let spread = (log_odds(self.high) - log_odds(self.low)) / (2.0 * Z);
+        let spread = (logit(self.high) - logit(self.low)) / (2.0 * Z);
         if spread.is_finite() {
             spread.max(0.0)
         } else {
             0.0
         }
     }
-}
-
-pub fn log_odds(probability: f64) -> f64 {
-    (probability / (1.0 - probability)).ln()
 }
 
 /// The sum of what deals bring, each its amount if it is won and nothing if it is lost.

@@ -6,7 +6,9 @@ use std::fmt::{self, Display, Write};
 use askama::filters::HtmlSafe;
 use jiff::Timestamp;
 use jiff::civil::Date;
-use jiff::tz::TimeZone;
+
+pub use crate::domain::money::grouped;
+use crate::insight::period::day_of;
 
 /// Finished HTML, built from raw markup and escaped texts. Templates do not escape it again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,6 +64,15 @@ impl HtmlSafe for Html {}
 
 /// Addresses of pages.
 pub mod href {
+    use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+    /// All but the unreserved characters of RFC 3986.
+    const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'.')
+        .remove(b'_')
+        .remove(b'~');
+
     /// Of a deal.
     pub fn deal(id: &str) -> String {
         format!("/deals/{}", encoded(id))
@@ -72,43 +83,10 @@ pub mod href {
         format!("/queue/{}", encoded(owner))
     }
 
-    /// A text as one segment of a path or one value of a query (RFC 3986: all but unreserved is escaped).
+    /// A text as one segment of a path or one value of a query.
     pub fn encoded(text: &str) -> String {
-        let mut encoded = String::with_capacity(text.len());
-        for byte in text.bytes() {
-            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-                encoded.push(char::from(byte));
-            } else {
-                encoded.push_str(&format!("%{byte:02X}"));
-            }
-        }
-        encoded
+        utf8_percent_encode(text, RESERVED).to_string()
     }
-}
-
-/// A number with a comma after each three digits: `12,345.60`.
-pub fn grouped(number: f64, decimals: usize) -> String {
-    let plain = format!("{:.decimals$}", number.abs());
-    let (whole, fraction) = match plain.split_once('.') {
-        Some((whole, fraction)) => (whole, Some(fraction)),
-        None => (plain.as_str(), None),
-    };
-    let mut text = String::with_capacity(plain.len() + plain.len() / 3);
-    let is_zero = plain.bytes().all(|b| b == b'0' || b == b'.');
-    if number < 0.0 && !is_zero {
-        text.push('\u{2212}');
-    }
-    for (index, digit) in whole.chars().enumerate() {
-        if index > 0 && (whole.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    if let Some(fraction) = fraction {
-        text.push('.');
-        text.push_str(fraction);
-    }
-    text
 }
 
 /// A number of things.
@@ -290,7 +268,7 @@ pub struct Day(pub Timestamp);
 
 impl Day {
     pub fn date(self) -> Date {
-        TimeZone::UTC.to_datetime(self.0).date()
+        day_of(self.0)
     }
 }
 

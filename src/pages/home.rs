@@ -8,12 +8,12 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 
 use super::format::{Count, Money, href};
 use super::glossary;
 use super::layout::{self, Page, PageError, Place, Role, Viewer};
 use crate::app::{App, now};
+use crate::insight::period::day_of;
 use crate::insight::{DealFacts, Scope, Survey};
 
 /// Queues that are listed; the board's filter leads to any.
@@ -74,7 +74,7 @@ pub async fn home(
         page,
         overview: survey.map(|survey| overview(&survey, now)),
         base: base(&request),
-        today: TimeZone::UTC.to_datetime(now).date().to_string(),
+        today: day_of(now).to_string(),
     })
 }
 

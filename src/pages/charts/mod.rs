@@ -21,6 +21,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 
 use super::format::{Html, shortened};
+use crate::insight::period::day_of;
 
 /// Of charts in a column, in the units of their view box.
 const COLUMN: f64 = 560.0;
@@ -87,7 +88,7 @@ impl TimeScale {
     pub fn ticks(&self) -> Vec<(Timestamp, String)> {
         let day = |seconds: f64| {
             let at = Timestamp::from_second(seconds as i64).unwrap_or(Timestamp::UNIX_EPOCH);
-            TimeZone::UTC.to_datetime(at).date()
+            day_of(at)
         };
         let (first, last) = (day(self.0.min), day(self.0.max));
         let days = (self.0.max - self.0.min) / 86_400.0;

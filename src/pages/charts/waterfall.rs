@@ -4,6 +4,7 @@
 //! probabilities: a step of one width is the same factor on the odds wherever it stands.
 
 use super::{Scale, label, line, rect};
+use crate::domain::probability::{logistic, logit};
 use crate::pages::format::{Html, Percent, grouped};
 
 const WIDTH: f64 = 300.0;
@@ -138,7 +139,7 @@ fn end(name: &str, log_odds: f64, scale: &Scale) -> Row {
     Row {
         name: name.into(),
         text: String::new(),
-        effect: Percent(probability_of(log_odds)).text(),
+        effect: Percent(logistic(log_odds)).text(),
         kind: RowKind::End,
         bar: bar(scale, RowKind::End, (scale.min, log_odds)),
     }
@@ -194,14 +195,6 @@ fn ticks(scale: &Scale) -> Vec<f64> {
     ticks
 }
 
-fn logit(probability: f64) -> f64 {
-    (probability / (1.0 - probability)).ln()
-}
-
-fn probability_of(log_odds: f64) -> f64 {
-    1.0 / (1.0 + (-log_odds).exp())
-}
-
 /// A contribution as the factor that it is on the odds: `×1.8`, `÷2.5`.
 pub fn odds(contribution: f64) -> String {
     let factor = contribution.abs().exp();
@@ -230,7 +223,7 @@ mod tests {
     #[test]
     fn the_rows_lead_from_the_average_deal_to_this_one() {
         let steps = [step("source", 1.0), step("age", -0.5)];
-        let fall = waterfall(-1.0, &steps, probability_of(-0.5));
+        let fall = waterfall(-1.0, &steps, logistic(-0.5));
         let names: Vec<_> = fall.rows.iter().map(|row| row.name.as_str()).collect();
         assert_eq!(names, ["average deal", "source", "age", "this deal"]);
         let effects: Vec<_> = fall.rows.iter().map(|row| row.effect.as_str()).collect();
