@@ -1,7 +1,8 @@
 //! Forms that pages send: read within a limit, and only if they were on one of our pages.
 
-use actix_web::HttpRequest;
+use actix_web::http::header::LOCATION;
 use actix_web::web::{Payload, Query};
+use actix_web::{HttpRequest, HttpResponse};
 use subtle::ConstantTimeEq;
 
 use super::layout::{PageError, Viewer};
@@ -80,6 +81,13 @@ pub fn check_csrf(viewer: &Viewer, sent: Option<&str>) -> Result<(), PageError> 
     let detail = "this form was open since before you signed in, or is not ours";
     let next = "Go back, load the page again, and send the form once more.";
     Err(PageError::from(Problem::forbidden(detail)).with_next(next))
+}
+
+/// Leads from a form to a page, so that loading the page again sends nothing again.
+pub fn see(location: &str) -> HttpResponse {
+    HttpResponse::SeeOther()
+        .insert_header((LOCATION, location))
+        .finish()
 }
 
 fn unreadable() -> Error {

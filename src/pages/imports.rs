@@ -8,11 +8,10 @@ use askama::Template;
 
 use super::csv::{self, Cell};
 use super::format::{Count, Html, Moment, href};
-use super::forms::{Form, check_csrf};
+use super::forms::{Form, check_csrf, see};
 use super::job::JobPanel;
 use super::layout::{Page, PageError, Place, Tone, Viewer, render, render_with};
 use super::mapping_form::{self, CHOICES, ColumnRow, LabelRow};
-use super::models::see;
 use crate::app::App;
 use crate::error::{Error, FieldError, Result};
 use crate::http::body::segment;
@@ -376,7 +375,7 @@ async fn begin(app: &App, task: ImportTask) -> Result<HttpResponse, PageError> {
     let files = task.clone();
     let job = app.jobs.submit(Task::Import(task)).await;
     let job = job.inspect_err(|_| files.clean_up())?;
-    Ok(see(&format!("/imports/{}", job.id)))
+    Ok(see(&import_href(&job.id)))
 }
 
 /// How far an import is, or what became of it.

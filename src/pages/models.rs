@@ -1,13 +1,12 @@
 //! `/models`: which models there are, which one scores, and what to do about it.
 
-use actix_web::http::header::LOCATION;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
 use super::csv;
 use super::format::{Count, Day, Moment, href};
-use super::forms::Form;
+use super::forms::{Form, see};
 use super::job::JobPanel;
 use super::layout::{Page, PageError, Place, Tone, Viewer, render};
 use crate::app::App;
@@ -128,7 +127,7 @@ pub async fn list(
         unshown,
         activations: store.activations(ACTIVATIONS_SHOWN_MAX).await?,
         can_roll_back: store.previous_champion().await.is_ok(),
-        closed_deals: closed_deals(&app).await?,
+        closed_deals: app.book.store().count_deals(Which::Closed).await?,
     })
 }
 
@@ -170,12 +169,6 @@ async fn export(store: &Store, table: Option<&str>) -> Result<HttpResponse> {
         ),
         Some(_) => Err(Error::invalid("table", "activations, or none")),
     }
-}
-
-async fn closed_deals(app: &App) -> Result<u64> {
-    let store = app.book.store();
-    let all = store.count_deals(Which::All).await?;
-    Ok(all.saturating_sub(store.count_deals(Which::Open).await?))
 }
 
 /// A job about models that is queued or running.
@@ -282,13 +275,6 @@ async fn sent_by_manager(
 async fn submit(app: &App, task: Task) -> Result<HttpResponse, PageError> {
     let job = app.jobs.submit(task).await?;
     Ok(see(&format!("/models?job={}", job.id)))
-}
-
-/// Leads from a form to a page, so that loading the page again sends nothing again.
-pub fn see(location: &str) -> HttpResponse {
-    HttpResponse::SeeOther()
-        .insert_header((LOCATION, location))
-        .finish()
 }
 
 /// Why a model became the champion.

@@ -3,13 +3,12 @@
 use actix_web::cookie::time::Duration;
 use actix_web::cookie::{Cookie, SameSite};
 use actix_web::http::StatusCode;
-use actix_web::http::header::LOCATION;
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 
 use super::format::href;
-use super::forms::Form;
+use super::forms::{Form, see};
 use super::layout::{Page, PageError, Tone, Viewer, render_with};
 use crate::access::{Holder, Refused, Role};
 use crate::app::{App, now};
@@ -151,12 +150,6 @@ fn cookie(request: &HttpRequest, value: String, lasts: Duration) -> Cookie<'stat
 fn is_own_path(next: &str) -> bool {
     let is_path = next.starts_with('/') && !next.starts_with("//");
     is_path && !next.contains('\\') && !next.chars().any(char::is_control)
-}
-
-fn see(location: &str) -> HttpResponse {
-    HttpResponse::SeeOther()
-        .insert_header((LOCATION, location))
-        .finish()
 }
 
 #[cfg(test)]
