@@ -32,7 +32,7 @@ use tokio::sync::Mutex;
 pub use self::activation::{Activated, Refreshed};
 pub use self::challenging::Shadow;
 use self::locks::DealLocks;
-pub use self::observing::{Observed, Sighting};
+pub use self::observing::{KeptEvent, Observed, Sighting};
 pub use self::paging::RETIRED_CURSOR_MINUTES;
 pub use self::replay::replay;
 use self::surveying::Surveying;

@@ -11,7 +11,7 @@ use super::{Book, Inner, no_deal};
 use crate::domain::DealId;
 use crate::domain::deal::Event;
 use crate::error::{Error, Result};
-use crate::store::{Departure, StoredEvent};
+use crate::store::{Departing, Departure, StoredEvent};
 
 /// The type of what is logged of a sighting.
 pub(super) const FACTS: &str = "facts";
@@ -90,32 +90,51 @@ impl Book {
         Ok(observed)
     }
 
-    /// Erases a deal that left its CRM at `departed_at`, unless facts of later are known. What was received
-    /// of it and not yet applied stays, since it may tell of later.
-    pub async fn depart(&self, id: &DealId, departed_at: Timestamp) -> Result<()> {
+    /// Erases a deal that left its CRM at `departed_at`. What is `kept` of later is applied once more, so
+    /// that the deal is what it would be had the deletion arrived in time. Where that is not all that was
+    /// told of later, or something was written here since, the deal stays as it is.
+    ///
+    /// What was received of it and not yet applied stays, since it may tell of later.
+    pub async fn depart(
+        &self,
+        id: &DealId,
+        departed_at: Timestamp,
+        kept: Vec<KeptEvent>,
+    ) -> Result<()> {
         let (inner, id) = (self.inner.clone(), id.clone());
-        finish(async move { inner.depart(&id, departed_at).await }).await
+        finish(async move { inner.depart(&id, departed_at, &kept).await }).await
     }
 }
 
+/// An event that was applied and can be applied again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptEvent {
+    /// Its number in the inbox.
+    pub seq: i64,
+    /// As in [`Sighting::key`].
+    pub key: String,
+}
+
 impl Inner {
-    /// Erases a deal that left its CRM, unless facts of later are known: then it is back, and that is
-    /// noted.
-    pub(super) async fn depart(&self, id: &DealId, departed_at: Timestamp) -> Result<()> {
+    async fn depart(&self, id: &DealId, departed_at: Timestamp, kept: &[KeptEvent]) -> Result<()> {
         let _deals = self.deals.lock(std::slice::from_ref(id)).await;
+        let departing = Departing {
+            at: departed_at,
+            later: kept.iter().map(|event| event.seq).collect(),
+        };
         for _ in 0..ATTEMPTS_MAX {
             let Some(revision) = self.store.deal(id).await?.map(|stored| stored.revision) else {
                 return Ok(());
             };
-            let told_at = last_told(&self.store.events(id).await?);
-            if told_at.is_some_and(|told_at| told_at > departed_at) {
+            let log = self.store.events(id).await?;
+            if let Some(returned_at) = stays_since(&log, departed_at, kept) {
                 let returned = Departure {
                     departed_at: None,
-                    returned_at: told_at,
+                    returned_at: Some(returned_at),
                 };
                 return self.store.put_departure(id, returned).await;
             }
-            if self.erased(id, Some((departed_at, revision))).await? {
+            if self.erased(id, Some((&departing, revision))).await? {
                 return Ok(());
             }
         }
@@ -123,18 +142,48 @@ impl Inner {
     }
 }
 
-/// The time of the newest fact that was observed. What people did here says nothing about the CRM, and an
-/// activity may be one that is planned.
-fn last_told(events: &[StoredEvent]) -> Option<Timestamp> {
-    let facts = events.iter().filter_map(|event| {
-        let is_observed = event.body["type"] == FACTS;
-        Vec::<Event>::deserialize(&event.body["facts"])
-            .ok()
-            .filter(|_| is_observed)
-    });
-    let facts = facts.flatten();
-    let facts = facts.filter(|fact| !matches!(fact, Event::Activity(_)));
-    facts.map(|fact| fact.at()).max()
+/// Whether the deal has to stay as it is, and as of when it was last seen then.
+fn stays_since(
+    log: &[StoredEvent],
+    departed_at: Timestamp,
+    kept: &[KeptEvent],
+) -> Option<Timestamp> {
+    let is_later = |event: &&StoredEvent| told_at(event).is_some_and(|at| at > departed_at);
+    let later: Vec<&StoredEvent> = log.iter().filter(is_later).collect();
+    let returned_at = later.iter().copied().filter_map(told_at).max()?;
+    let is_nothing_of_before = later.len() == log.len();
+    let is_written_here =
+        |event: &StoredEvent| !is_observed(event) && event.received_at > departed_at;
+    let can_be_told_again = |event: &&StoredEvent| match &event.external_id {
+        Some(id) => kept.iter().any(|kept| kept.key == *id),
+        // Its CRM was asked for it, and will be again.
+        None => !kept.is_empty(),
+    };
+    let stays = is_nothing_of_before
+        || log.iter().any(is_written_here)
+        || !later.iter().all(can_be_told_again);
+    stays.then_some(returned_at)
+}
+
+/// Whether the CRM told of it. What people did here says nothing about the CRM.
+fn is_observed(event: &StoredEvent) -> bool {
+    event.body["type"] == FACTS
+}
+
+/// As of when the CRM told of it. Where that was not noted yet, it is the time of the newest fact that is
+/// no activity, which may be one that is planned.
+fn told_at(event: &StoredEvent) -> Option<Timestamp> {
+    if !is_observed(event) {
+        return None;
+    }
+    let noted = event.body["at"].as_str().and_then(|at| at.parse().ok());
+    let newest = || {
+        let facts = Vec::<Event>::deserialize(&event.body["facts"]).ok()?;
+        let facts = facts.iter();
+        let facts = facts.filter(|fact| !matches!(fact, Event::Activity(_)));
+        facts.map(Event::at).max()
+    };
+    noted.or_else(newest)
 }
 
 fn refused(error: Error) -> Result<Observed> {
@@ -177,7 +226,7 @@ impl super::writing::Revision {
         let is_new = before.is_none();
         self.deal = Some(deal);
         self.known_events.extend(sighting.key.clone());
-        let body = serde_json::json!({ "type": FACTS, "facts": sighting.facts });
+        let body = serde_json::json!({ "type": FACTS, "at": sighting.at, "facts": sighting.facts });
         self.log(sighting.key, body);
         Ok(if is_new {
             Effect::Created

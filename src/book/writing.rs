@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::ingest::document;
 use crate::ranking::{Change, DealSummary, Member, Moment, RankingRow};
 use crate::scoring::Scorer;
-use crate::store::{Before, Commit, DealWrite, Fence, LoggedEvent, ScoreWrite};
+use crate::store::{Before, Commit, DealWrite, Departing, Fence, LoggedEvent, ScoreWrite};
 
 /// Deals of one transaction: few enough to let others write in between.
 pub(super) const CHUNK_DEALS: usize = 500;
@@ -326,21 +326,21 @@ impl Inner {
         Err(outrun())
     }
 
-    /// Whether the deal could be erased as it was found; `departed` is when it left its CRM, and the
+    /// Whether the deal could be erased as it was found; `departing` is how it left its CRM, and the
     /// revision that was looked at.
     pub(super) async fn erased(
         &self,
         id: &DealId,
-        departed: Option<(Timestamp, i64)>,
+        departing: Option<(&Departing, i64)>,
     ) -> Result<bool> {
         let generation = self.champion().await?.map(|active| active.generation);
         let ids = std::slice::from_ref(id);
         let mut found = self.store.before(generation, ids, &[]).await?;
         let before = found.remove(id).ok_or_else(|| no_deal(id))?;
         let _order = self.order.lock().await;
-        let revision = departed.map_or(before.stored.revision, |(_, revision)| revision);
-        let departed_at = departed.map(|(at, _)| at);
-        let erased = self.store.erase(id, generation, revision, departed_at);
+        let revision = departing.map_or(before.stored.revision, |(_, revision)| revision);
+        let departing = departing.map(|(departing, _)| departing);
+        let erased = self.store.erase(id, generation, revision, departing);
         let Commit::Done((), seq) = erased.await? else {
             return Ok(false);
         };

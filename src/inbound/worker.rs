@@ -14,7 +14,7 @@ use super::fields::Table;
 use super::receiver::{count, deal_id, source_of};
 use super::{Context, Meaning, Reading, Source, Webhooks};
 use crate::app::now;
-use crate::book::{Book, Observed, Sighting};
+use crate::book::{Book, KeptEvent, Observed, Sighting};
 use crate::crm::Crm;
 use crate::domain::DealId;
 use crate::error::{Error, Result};
@@ -186,7 +186,7 @@ impl Applier {
                 }
             }
         }
-        self.note_departures(&reads).await?;
+        self.note_departures(&reads, now).await?;
         self.observe(reads, now, asked, &mut settled).await?;
         Ok(settled)
     }
@@ -216,7 +216,7 @@ impl Applier {
     /// Deals that are gone from their CRM go from here. All comings and goings are noted first: so that a
     /// deal which is back in the same breath stays, and so that one is gone for good even if we end in
     /// between.
-    async fn note_departures(&self, reads: &[Read]) -> Result<()> {
+    async fn note_departures(&self, reads: &[Read], now: Timestamp) -> Result<()> {
         let store = self.book.store();
         let mut left = Vec::new();
         for read in reads {
@@ -240,15 +240,36 @@ impl Applier {
         let ids: Vec<&DealId> = left.iter().map(|read| &read.deal_id).collect();
         let known = store.departures(&ids).await?;
         for read in left {
-            let gone_until = known.get(&read.deal_id).and_then(Departure::gone_until);
-            if gone_until == Some(read.reading.at) {
-                match self.book.depart(&read.deal_id, read.reading.at).await {
+            let (id, at) = (&read.deal_id, read.reading.at);
+            let last = known.get(id).and_then(|known| known.departed_at);
+            if last == Some(at) {
+                let kept = self.told_since(id, at, now).await?;
+                match self.book.depart(id, at, kept).await {
                     Err(Error::NotFound { .. }) => {}
                     other => other?,
                 }
             }
         }
         Ok(())
+    }
+
+    /// What was applied of a deal, is still kept and tells of later.
+    async fn told_since(
+        &self,
+        id: &DealId,
+        departed_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<Vec<KeptEvent>> {
+        let applied = self.book.store().applied_to(id).await?;
+        let reads = applied
+            .iter()
+            .filter_map(|event| self.read(event, now).ok());
+        let later = reads.filter(|read| read.reading.at > departed_at);
+        let kept = later.map(|read| KeptEvent {
+            seq: read.seq,
+            key: read.key,
+        });
+        Ok(kept.collect())
     }
 
     async fn observe(
@@ -263,9 +284,8 @@ impl Applier {
         let mut seen = Vec::with_capacity(reads.len());
         let mut sightings = Vec::with_capacity(reads.len());
         for read in reads {
-            let gone_until = departures
-                .get(&read.deal_id)
-                .and_then(Departure::gone_until);
+            // Also once the deal is back: what came in time was forgotten with the deletion.
+            let departed_at = (departures.get(&read.deal_id)).and_then(|known| known.departed_at);
             let (facts, is_birth, is_all) = match read.reading.meaning {
                 Meaning::Facts { facts, is_birth } => (facts, is_birth, true),
                 Meaning::Born { facts } => (facts, true, false),
@@ -276,7 +296,7 @@ impl Applier {
                     continue;
                 }
             };
-            if gone_until.is_some_and(|gone| read.reading.at <= gone) {
+            if departed_at.is_some_and(|departed_at| read.reading.at <= departed_at) {
                 count(read.source, "outlived", 1);
                 settled.push((read.seq, Settled::Outlived));
                 continue;
@@ -457,14 +477,66 @@ mod tests {
                 take(&applier, [event]).await;
             }
             assert_eq!(amount(&applier).await.as_deref(), Some("3"), "{order:?}");
-            // What is told of before the deletion is of a deal that is there.
-            take(&applier, [called(1)]).await;
-            let id = DealId::new("d").unwrap();
-            let stored = applier.book.store().deal(&id).await.unwrap().unwrap();
-            assert_eq!(stored.deal.activities.len(), 1, "{order:?}");
             take(&applier, [deleted(4)]).await;
             assert_eq!(amount(&applier).await, None, "{order:?}");
         }
+    }
+
+    /// All orders of the numbers below `count`.
+    fn orders(count: usize) -> Vec<Vec<usize>> {
+        if count == 0 {
+            return vec![Vec::new()];
+        }
+        let shorter = orders(count - 1);
+        let with_last = |order: &Vec<usize>| {
+            let places = 0..count;
+            let inserted = places.map(|place| {
+                let mut longer = order.clone();
+                longer.insert(place, count - 1);
+                longer
+            });
+            inserted.collect::<Vec<_>>()
+        };
+        shorter.iter().flat_map(with_last).collect()
+    }
+
+    #[tokio::test]
+    async fn a_deletion_forgets_the_same_in_every_order() {
+        let id = DealId::new("d").unwrap();
+        let mut found = Vec::new();
+        for order in orders(5) {
+            let folder = tempfile::tempdir().unwrap();
+            let applier = applier(&folder).await;
+            let told = [called(1), upserted(1), deleted(2), upserted(3), called(4)];
+            for place in &order {
+                take(&applier, [told[*place].clone()]).await;
+            }
+            let stored = applier.book.store().deal(&id).await.unwrap();
+            found.push((stored.map(|stored| stored.deal), order));
+        }
+        assert_eq!(found.len(), 120);
+        let first = found[0].0.clone().unwrap();
+        let called_at: Vec<Timestamp> = first.activities.iter().map(|call| call.at).collect();
+        assert_eq!(called_at, [at(4)]);
+        for (deal, order) in found {
+            assert_eq!(deal.as_ref(), Some(&first), "{order:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_late_deletion_takes_nothing_that_cannot_be_told_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let applier = applier(&folder).await;
+        let id = DealId::new("d").unwrap();
+        take(&applier, [upserted(1), called(1), upserted(3)]).await;
+        let patch = json!({"priority": "High"});
+        applier.book.patch(&id, patch, now()).await.unwrap();
+        take(&applier, [deleted(2)]).await;
+        let stored = applier.book.store().deal(&id).await.unwrap().unwrap();
+        assert_eq!(stored.deal.priority.as_deref(), Some("High"));
+        assert_eq!(stored.deal.activities.len(), 1);
+        let known = applier.book.store().departures(&[&id]).await.unwrap();
+        assert_eq!(known[&id].returned_at, Some(at(3)));
     }
 
     #[tokio::test]

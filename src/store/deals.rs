@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::engine::{Row, Sql, Tx};
 use super::{
-    Fence, ShadowScore, Store, following, generations, inbox, leases, ledger, micros, outbox,
-    shadow, take_seqs, timestamp,
+    Departing, Fence, ShadowScore, Store, following, generations, inbox, leases, ledger, micros,
+    outbox, shadow, take_seqs, timestamp,
 };
 use crate::domain::{Deal, DealId};
 use crate::error::Result;
@@ -80,6 +80,8 @@ pub struct StoredEvent {
     /// From the global sequence, as the ledger's.
     pub seq: i64,
     pub received_at: Timestamp,
+    /// The id that the sender gave it.
+    pub external_id: Option<String>,
     /// A document, a patch or a dated fact, as its `type` says.
     pub body: Value,
 }
@@ -158,7 +160,7 @@ impl Store {
     /// What was received of a deal, in the order in which it was.
     pub async fn events(&self, id: &DealId) -> Result<Vec<StoredEvent>> {
         let rows =
-            Sql::new("SELECT seq, received_at, body FROM events WHERE deal_id = $1 ORDER BY seq")
+            Sql::new("SELECT seq, received_at, external_id, body FROM events WHERE deal_id = $1 ORDER BY seq")
                 .bind(id.as_str())
                 .fetch_all(&self.readers)
                 .await?;
@@ -167,6 +169,7 @@ impl Store {
             Ok(StoredEvent {
                 seq: row.get("seq")?,
                 received_at: timestamp(row.get("received_at")?)?,
+                external_id: row.get("external_id")?,
                 body: serde_json::from_str(body).context("a stored event is not JSON")?,
             })
         };
@@ -321,13 +324,14 @@ impl Store {
     }
 
     /// Forgets a deal, its events and its ledger, if it is still as it was when that was worked out; with
-    /// all that was received of it, or, where it left its CRM, what that told of it before.
+    /// all that was received of it, or, where it left its CRM, what that told of it before. What it told
+    /// of later is new once more.
     pub(crate) async fn erase(
         &self,
         id: &DealId,
         generation: Option<i64>,
         revision_before: i64,
-        departed_at: Option<Timestamp>,
+        departing: Option<&Departing>,
     ) -> Result<Commit<()>> {
         let mut tx = self.writer.write().await?;
         let seq = take_seqs(&mut tx, 1).await?;
@@ -335,9 +339,9 @@ impl Store {
         if !is_as_planned(&mut tx, generation, known).await? {
             return Ok(Commit::Outdated);
         }
-        match departed_at {
+        match departing {
             None => inbox::forget(&mut tx, id).await?,
-            Some(at) => inbox::forget_before(&mut tx, id, at).await?,
+            Some(departing) => inbox::forget_before(&mut tx, id, departing).await?,
         }
         Sql::new("DELETE FROM deals WHERE id = $1")
             .bind(id.as_str())

@@ -86,6 +86,14 @@ impl Departure {
     }
 }
 
+/// A deletion of a deal that is here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Departing {
+    pub at: Timestamp,
+    /// Events of the inbox that tell of later.
+    pub later: Vec<i64>,
+}
+
 /// How the inbox is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct InboxHealth {
@@ -211,6 +219,18 @@ impl Store {
             }
         }
         tx.commit().await
+    }
+
+    /// What was applied of a deal and is still kept as it came.
+    pub(crate) async fn applied_to(&self, id: &DealId) -> Result<Vec<InboxEvent>> {
+        let rows = Sql::new(format!(
+            "SELECT {COLUMNS} FROM inbox
+             WHERE deal_id = $1 AND state = 'applied' AND body <> 'null' ORDER BY seq"
+        ))
+        .bind(id.as_str())
+        .fetch_all(&self.readers)
+        .await?;
+        rows.iter().map(inbox_event).collect()
     }
 
     /// What is known of the comings and goings of deals.
@@ -458,16 +478,23 @@ pub(super) async fn forget(tx: &mut Tx, id: &DealId) -> Result<()> {
     Ok(())
 }
 
-/// Forgets what was received and applied of a deal that left its CRM. What waits stays: it is looked at
-/// later, and may tell that the deal is back.
-pub(super) async fn forget_before(tx: &mut Tx, id: &DealId, departed_at: Timestamp) -> Result<()> {
+/// Forgets what was received and applied of a deal that left its CRM. What tells of later is to be applied
+/// once more, and what waits stays: it is looked at later, and may tell that the deal is back.
+pub(super) async fn forget_before(tx: &mut Tx, id: &DealId, departing: &Departing) -> Result<()> {
+    if !departing.later.is_empty() {
+        let mut sql = Sql::new(
+            "UPDATE inbox SET state = 'new', settled_at = NULL, claimed_until = 0 WHERE seq IN ",
+        );
+        sql.push_list(departing.later.iter().copied());
+        sql.unkept().execute(&mut *tx).await?;
+    }
     Sql::new("UPDATE inbox SET body = 'null' WHERE deal_id = $1 AND state = 'applied'")
         .bind(id.as_str())
         .execute(&mut *tx)
         .await?;
     Sql::new("DELETE FROM inbox WHERE deal_id = $1 AND state = 'dead' AND received_at <= $2")
         .bind(id.as_str())
-        .bind(micros(departed_at))
+        .bind(micros(departing.at))
         .execute(tx)
         .await?;
     Ok(())

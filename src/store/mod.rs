@@ -46,7 +46,7 @@ pub(crate) use deals::{Before, Commit, DealWrite, LoggedEvent, ScoreWrite};
 pub use deals::{StoredDeal, StoredEvent, Which};
 use engine::{Engine, Pool, Sql, Tx};
 pub(crate) use following::ScoringNow;
-pub(crate) use inbox::{Arrival, Claim, Departure, Settled};
+pub(crate) use inbox::{Arrival, Claim, Departing, Departure, Settled};
 pub use inbox::{InboxEvent, InboxHealth};
 pub use jobs::{Job, JobState};
 pub(crate) use jobs::{NODE_LEASE, node_lease};
