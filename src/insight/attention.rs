@@ -156,13 +156,12 @@ impl Place<'_> {
     }
 }
 
+/// Places by owner.
+pub type Queues<'a> = BTreeMap<Option<Arc<str>>, Vec<Place<'a>>>;
+
 /// The queues of all owners in a scope: open deals with an expected value, each with its places.
-pub fn queues<'a>(
-    survey: &'a Survey,
-    scope: &'a Scope,
-    now: Timestamp,
-) -> BTreeMap<Option<Arc<str>>, Vec<Place<'a>>> {
-    let mut queues: BTreeMap<Option<Arc<str>>, Vec<Place>> = BTreeMap::new();
+pub fn queues<'a>(survey: &'a Survey, scope: &Scope, now: Timestamp) -> Queues<'a> {
+    let mut queues = Queues::new();
     for deal in survey.open(scope) {
         let Some(expected_value) = deal.expected_value() else {
             continue;
@@ -196,11 +195,15 @@ pub fn misprioritized(
     now: Timestamp,
     limit: usize,
 ) -> Misprioritized {
+    compared(survey, &queues(survey, scope, now), now, limit)
+}
+
+/// As [`misprioritized`], of queues that are there already.
+pub fn compared(survey: &Survey, queues: &Queues, now: Timestamp, limit: usize) -> Misprioritized {
     let gap = survey.settings.misprioritized_gap;
-    let queues = queues(survey, scope, now);
     let mut owners = Vec::with_capacity(queues.len());
     let (mut neglected, mut overworked) = (Vec::new(), Vec::new());
-    for (owner, queue) in &queues {
+    for (owner, queue) in queues {
         let of = |is: &dyn Fn(&Place) -> bool| -> Vec<Place> {
             queue.iter().filter(|place| is(place)).copied().collect()
         };

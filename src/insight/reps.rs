@@ -269,7 +269,7 @@ fn tallies<'a>(
     spans: &Spans,
 ) -> BTreeMap<&'a str, Tally> {
     let mut tallies: BTreeMap<&str, Tally> = BTreeMap::new();
-    for deal in survey.deals().iter().filter(|deal| scope.holds(deal)) {
+    for deal in survey.within(scope) {
         let Some(owner) = deal.owner.as_deref() else {
             continue;
         };

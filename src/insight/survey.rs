@@ -1,7 +1,7 @@
 //! All deals of a moment, and what past deals say about each stage.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -11,6 +11,9 @@ use super::facts::DealFacts;
 use super::stats::{Quartiles, quantile};
 use super::{InsightSettings, Visit};
 use crate::domain::{Currency, DealId};
+
+/// Scopes whose deals are remembered: what a board asks for, and some others.
+const PICKED_MAX: usize = 12;
 
 /// All deals as of a moment, scored by one model.
 #[derive(Debug)]
@@ -26,6 +29,26 @@ pub struct Survey {
     /// Longest days in a stage where past deals do not say.
     pub stalled_days: u32,
     stages: OnceLock<BTreeMap<StageKey, StageBenchmark>>,
+    named: OnceLock<Named>,
+    /// The deals in scope, for the scopes that were asked for last.
+    picked: Mutex<Vec<(Scope, Arc<Picked>)>>,
+}
+
+/// Places of deals among all, by id.
+#[derive(Debug, Default)]
+struct Picked {
+    all: Vec<u32>,
+    open: Vec<u32>,
+    closed: Vec<u32>,
+}
+
+/// By what deals can be told apart: every value that a deal has, in order.
+#[derive(Debug, Default)]
+pub struct Named {
+    pub pipelines: BTreeSet<Arc<str>>,
+    pub owners: BTreeSet<Arc<str>>,
+    pub teams: BTreeSet<Arc<str>>,
+    pub sources: BTreeSet<Arc<str>>,
 }
 
 /// A stage of a pipeline.
@@ -171,6 +194,8 @@ impl Survey {
             settings,
             stalled_days,
             stages: OnceLock::new(),
+            named: OnceLock::new(),
+            picked: Mutex::default(),
         }
     }
 
@@ -270,17 +295,71 @@ impl Survey {
         self.deals.get(place)
     }
 
-    pub fn within<'a>(&'a self, scope: &'a Scope) -> impl Iterator<Item = &'a DealFacts> {
-        let deals = self.deals.iter().map(AsRef::as_ref);
-        deals.filter(|deal| scope.holds(deal))
+    pub fn within<'a>(&'a self, scope: &Scope) -> impl Iterator<Item = &'a DealFacts> + use<'a> {
+        self.each(scope, |picked| &picked.all)
     }
 
-    pub fn open<'a>(&'a self, scope: &'a Scope) -> impl Iterator<Item = &'a DealFacts> {
-        self.within(scope).filter(|deal| deal.is_open())
+    pub fn open<'a>(&'a self, scope: &Scope) -> impl Iterator<Item = &'a DealFacts> + use<'a> {
+        self.each(scope, |picked| &picked.open)
     }
 
-    pub fn closed<'a>(&'a self, scope: &'a Scope) -> impl Iterator<Item = &'a DealFacts> {
-        self.within(scope).filter(|deal| !deal.is_open())
+    pub fn closed<'a>(&'a self, scope: &Scope) -> impl Iterator<Item = &'a DealFacts> + use<'a> {
+        self.each(scope, |picked| &picked.closed)
+    }
+
+    fn each<'a>(
+        &'a self,
+        scope: &Scope,
+        which: fn(&Picked) -> &[u32],
+    ) -> impl Iterator<Item = &'a DealFacts> + use<'a> {
+        let picked = self.picked(scope);
+        (0..which(&picked).len()).map(move |place| &*self.deals[which(&picked)[place] as usize])
+    }
+
+    /// Which deals are in scope. A board goes through them dozens of times: they are looked up once.
+    fn picked(&self, scope: &Scope) -> Arc<Picked> {
+        let known = || self.picked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, picked)) = known().iter().find(|(known, _)| known == scope) {
+            return picked.clone();
+        }
+        let mut picked = Picked::default();
+        for (place, deal) in (0..).zip(&self.deals) {
+            if !scope.holds(deal) {
+                continue;
+            }
+            picked.all.push(place);
+            match deal.is_open() {
+                true => picked.open.push(place),
+                false => picked.closed.push(place),
+            }
+        }
+        let picked = Arc::new(picked);
+        let mut known = known();
+        if known.len() == PICKED_MAX {
+            known.remove(0);
+        }
+        known.push((scope.clone(), picked.clone()));
+        picked
+    }
+
+    /// The pipelines, owners, teams and sources that occur.
+    pub fn named(&self) -> &Named {
+        self.named.get_or_init(|| {
+            let mut named = Named::default();
+            for deal in &self.deals {
+                for (names, name) in [
+                    (&mut named.pipelines, &deal.pipeline),
+                    (&mut named.owners, &deal.owner),
+                    (&mut named.teams, &deal.team),
+                    (&mut named.sources, &deal.source),
+                ] {
+                    if let Some(name) = name.as_ref().filter(|name| !names.contains(*name)) {
+                        names.insert(name.clone());
+                    }
+                }
+            }
+            named
+        })
     }
 
     /// Every stage that a deal is or was in, by pipeline and name.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::facts::{DealFacts, days_between};
 use super::flow::Course;
-use super::survey::Survey;
+use super::survey::{Scope, Survey};
 
 /// Won deals that have to say how long it takes, before what is less alike is asked.
 const WON_MIN: usize = 20;
@@ -71,7 +71,9 @@ impl<'a> Timing<'a> {
         let course = Course::of(survey);
         let mut stays: Vec<Vec<Stay>> = vec![Vec::new(); course.keys().len()];
         let mut cycles: HashMap<Option<&str>, Vec<f64>> = HashMap::new();
-        let won = survey.deals().iter().filter(|deal| deal.is_won());
+        let won = survey
+            .closed(&Scope::default())
+            .filter(|deal| deal.is_won());
         for deal in won {
             let Some(closed_at) = deal.closed_at.filter(|at| *at < before) else {
                 continue;

@@ -65,25 +65,51 @@ impl Cell {
     }
 }
 
-/// A table as a file called `name`.csv.
+/// A table as a file.
+#[derive(Debug)]
+pub struct File {
+    /// Without the ending.
+    name: String,
+    text: Vec<u8>,
+}
+
+impl File {
+    /// # Errors
+    /// When it cannot be written, which is our fault.
+    pub fn of(
+        name: &str,
+        columns: &[&str],
+        rows: impl IntoIterator<Item = Vec<Cell>>,
+    ) -> Result<Self> {
+        Ok(Self {
+            name: name.to_owned(),
+            text: write(columns, rows).map_err(|e| Error::Internal(e.into()))?,
+        })
+    }
+
+    pub fn answer(self) -> HttpResponse {
+        HttpResponse::Ok()
+            .content_type("text/csv; charset=utf-8")
+            .insert_header((
+                CONTENT_DISPOSITION,
+                format!("attachment; filename=\"{}.csv\"", self.name),
+            ))
+            .insert_header((CACHE_CONTROL, "private, no-cache"))
+            .insert_header(("x-content-type-options", "nosniff"))
+            .body(self.text)
+    }
+}
+
+/// Answers with a table as a file called `name`.csv.
 ///
 /// # Errors
-/// When it cannot be written, which is our fault.
+/// As [`File::of`].
 pub fn answer(
     name: &str,
     columns: &[&str],
     rows: impl IntoIterator<Item = Vec<Cell>>,
 ) -> Result<HttpResponse> {
-    let text = write(columns, rows).map_err(|e| Error::Internal(e.into()))?;
-    Ok(HttpResponse::Ok()
-        .content_type("text/csv; charset=utf-8")
-        .insert_header((
-            CONTENT_DISPOSITION,
-            format!("attachment; filename=\"{name}.csv\""),
-        ))
-        .insert_header((CACHE_CONTROL, "private, no-cache"))
-        .insert_header(("x-content-type-options", "nosniff"))
-        .body(text))
+    Ok(File::of(name, columns, rows)?.answer())
 }
 
 fn write(

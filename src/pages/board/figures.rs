@@ -15,7 +15,7 @@ use moka::sync::Cache;
 use super::filters::Filters;
 use crate::app::{App, now};
 use crate::error::{Error, Result};
-use crate::insight::attention::{Misprioritized, misprioritized};
+use crate::insight::attention::{self, Misprioritized};
 use crate::insight::coverage::{Asked, Coverage, coverage};
 use crate::insight::forecast::{Forecast, forecast};
 use crate::insight::period::{Period, Step};
@@ -153,6 +153,18 @@ impl Boards {
     }
 }
 
+/// Works out both at the same time.
+fn both<A, B: Send>(first: impl FnOnce() -> A, second: impl FnOnce() -> B + Send) -> (A, B) {
+    std::thread::scope(|scope| {
+        let second = scope.spawn(second);
+        let first = first();
+        match second.join() {
+            Ok(second) => (first, second),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
 impl Figures {
     /// Whether these figures will do: nothing has changed, or little, and they take long to work out.
     fn is_good_enough(&self, survey: &Arc<Survey>, now: Timestamp) -> bool {
@@ -178,18 +190,37 @@ impl Figures {
             target,
             confidence: None,
         };
+        let queues = attention::queues(&survey, scope, now);
+        let about_deals = || {
+            (
+                summary(&survey, scope, *period, *step, now),
+                attention::compared(&survey, &queues, now, ROWS_SHOWN),
+                stalled(&survey, scope, now, ROWS_SHOWN),
+                slipping(&survey, scope, now, ROWS_SHOWN),
+            )
+        };
+        let about_periods = || {
+            (
+                forecast(&survey, scope, *horizon, target, now),
+                coverage(&survey, scope, asked, now),
+                reps(&survey, scope, *period, now),
+            )
+        };
+        let (of_deals, of_periods) = both(about_deals, about_periods);
+        let (summary, attention, stalled, slipping) = of_deals;
+        let (forecast, coverage, reps) = of_periods;
         Self {
             at: now,
-            summary: summary(&survey, scope, *period, *step, now),
-            attention: misprioritized(&survey, scope, now, ROWS_SHOWN),
-            attention_chart: super::attention_chart(&survey, scope, now),
-            stalled: stalled(&survey, scope, now, ROWS_SHOWN),
-            slipping: slipping(&survey, scope, now, ROWS_SHOWN),
-            forecast: forecast(&survey, scope, *horizon, target, now),
-            coverage: coverage(&survey, scope, asked, now),
-            reps: reps(&survey, scope, *period, now),
+            summary,
+            attention,
+            attention_chart: super::attention_chart(&survey, &queues),
+            stalled,
+            slipping,
+            forecast,
+            coverage,
+            reps,
             took: started.elapsed(),
-            survey,
+            survey: survey.clone(),
         }
     }
 }

@@ -119,37 +119,26 @@ impl Filters {
 
     /// Fills in what can be chosen.
     pub fn offer(&mut self, survey: &Survey) {
-        let mut found: [BTreeSet<&str>; 4] = Default::default();
-        for deal in survey.deals() {
-            let values = [&deal.pipeline, &deal.owner, &deal.team, &deal.source];
-            for (found, value) in found.iter_mut().zip(values) {
-                if let Some(value) = value.as_deref().filter(|_| found.len() < OFFERED_MAX) {
-                    found.insert(value);
-                }
-            }
-        }
-        let scope = &self.scope;
-        let names = [
-            ("pipeline", "Pipeline", &scope.pipeline),
-            ("owner", "Owner", &scope.owner),
-            ("team", "Team", &scope.team),
-            ("source", "Source", &scope.source),
+        let (scope, named) = (&self.scope, survey.named());
+        let fields = [
+            ("pipeline", "Pipeline", &scope.pipeline, &named.pipelines),
+            ("owner", "Owner", &scope.owner, &named.owners),
+            ("team", "Team", &scope.team, &named.teams),
+            ("source", "Source", &scope.source, &named.sources),
         ];
-        let fields = names
-            .into_iter()
-            .zip(found)
-            .map(|((name, label, value), mut found)| {
-                // What is chosen stays a choice, though no deal has it any more.
-                found.extend(value.as_deref());
-                Field {
-                    name,
-                    label,
-                    value: value.clone().unwrap_or_default(),
-                    choices: found.into_iter().map(str::to_owned).collect(),
-                }
-            });
-        let fields: Vec<Field> = fields.filter(|field| !field.choices.is_empty()).collect();
-        self.fields = fields;
+        let fields = fields.map(|(name, label, value, named)| {
+            let offered = named.iter().map(|name| &**name).take(OFFERED_MAX);
+            // What is chosen stays a choice, though no deal has it any more.
+            let offered: BTreeSet<&str> = offered.chain(value.as_deref()).collect();
+            Field {
+                name,
+                label,
+                value: value.clone().unwrap_or_default(),
+                choices: offered.into_iter().map(str::to_owned).collect(),
+            }
+        });
+        let fields = fields.into_iter();
+        self.fields = fields.filter(|field| !field.choices.is_empty()).collect();
     }
 
     /// The address of this board.

@@ -7,7 +7,7 @@ mod tables;
 
 use std::sync::Arc;
 
-use actix_web::web::Data;
+use actix_web::web::{self, Data};
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
 use jiff::Timestamp;
@@ -24,6 +24,7 @@ use super::layout::{self, Page, PageError, Place, Viewer};
 use super::{glossary, words};
 use crate::app::{App, now};
 use crate::domain::Currency;
+use crate::error::Error;
 use crate::http::query::Params;
 use crate::insight::attention::{self, OwnerAttention};
 use crate::insight::capacity::{AgainstUsual, RepLoad};
@@ -36,7 +37,7 @@ use crate::insight::reps::Rep;
 use crate::insight::stalled::StalledStage;
 use crate::insight::stats::{Estimated, Quartiles};
 use crate::insight::summary::{Segment, Summary};
-use crate::insight::{DealRef, Scope, Survey};
+use crate::insight::{DealRef, Survey};
 
 /// People that a table lists; a pipeline of more shows those that matter most, still by name.
 const PEOPLE_SHOWN: usize = 50;
@@ -196,8 +197,12 @@ pub async fn board(
     params.finish_known()?;
     let survey = app.book.survey().await?;
     if is_csv {
-        let table = table.as_deref().unwrap_or_default();
-        return Ok(tables::file(&survey, &filters, table, now)?);
+        let table = table.unwrap_or_default();
+        let file = move || tables::file(&survey, &filters, &table, now);
+        let file = web::block(file)
+            .await
+            .map_err(|e| Error::Internal(e.into()))?;
+        return Ok(file?.answer());
     }
     filters.offer(&survey);
     let base = survey.base_currency;
@@ -462,9 +467,8 @@ impl Funnel {
 }
 
 /// All deals with their two ranks; of very many, those that are out of order and the most valuable others.
-fn attention_chart(survey: &Survey, scope: &Scope, now: Timestamp) -> Option<Html> {
+fn attention_chart(survey: &Survey, queues: &attention::Queues) -> Option<Html> {
     let gap = survey.settings.misprioritized_gap;
-    let queues = attention::queues(survey, scope, now);
     let mut places: Vec<_> = queues
         .values()
         .flatten()

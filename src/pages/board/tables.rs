@@ -1,9 +1,8 @@
 //! The tables of the board as files.
 
-use actix_web::HttpResponse;
 use jiff::Timestamp;
 
-use super::super::csv::{Cell, answer};
+use super::super::csv::{Cell, File};
 use super::filters::Filters;
 use crate::error::{Error, Result};
 use crate::insight::attention::{MisprioritizedDeal, misprioritized};
@@ -21,12 +20,7 @@ const ROWS_MAX: usize = 10_000;
 /// Columns that name a deal.
 const DEAL: [&str; 6] = ["id", "name", "company", "owner", "pipeline", "stage"];
 
-pub fn file(
-    survey: &Survey,
-    filters: &Filters,
-    table: &str,
-    now: Timestamp,
-) -> Result<HttpResponse> {
+pub fn file(survey: &Survey, filters: &Filters, table: &str, now: Timestamp) -> Result<File> {
     let scope = &filters.scope;
     let summary = || summary(survey, scope, filters.period, filters.step, now);
     match table {
@@ -65,7 +59,7 @@ pub fn file(
                 "overworked",
                 "overworked_value",
             ];
-            answer(table, &columns, rows)
+            File::of(table, &columns, rows)
         }
         "stalled" => waiting(survey, filters, now),
         "slipping" => slips(survey, filters, now),
@@ -98,7 +92,7 @@ fn with_deal(columns: &[&'static str]) -> Vec<&'static str> {
     DEAL.iter().chain(columns).copied().collect()
 }
 
-fn attention(table: &str, deals: &[MisprioritizedDeal]) -> Result<HttpResponse> {
+fn attention(table: &str, deals: &[MisprioritizedDeal]) -> Result<File> {
     let columns = with_deal(&[
         "win_probability",
         "expected_value",
@@ -127,10 +121,10 @@ fn attention(table: &str, deals: &[MisprioritizedDeal]) -> Result<HttpResponse> 
         ]);
         row
     });
-    answer(table, &columns, rows)
+    File::of(table, &columns, rows)
 }
 
-fn waiting(survey: &Survey, filters: &Filters, now: Timestamp) -> Result<HttpResponse> {
+fn waiting(survey: &Survey, filters: &Filters, now: Timestamp) -> Result<File> {
     let found = stalled(survey, &filters.scope, now, ROWS_MAX);
     let columns = with_deal(&[
         "days_in_stage",
@@ -156,10 +150,10 @@ fn waiting(survey: &Survey, filters: &Filters, now: Timestamp) -> Result<HttpRes
         ]);
         row
     });
-    answer("stalled", &columns, rows)
+    File::of("stalled", &columns, rows)
 }
 
-fn slips(survey: &Survey, filters: &Filters, now: Timestamp) -> Result<HttpResponse> {
+fn slips(survey: &Survey, filters: &Filters, now: Timestamp) -> Result<File> {
     let found = slipping(survey, &filters.scope, now, ROWS_MAX);
     let columns = with_deal(&[
         "win_probability",
@@ -187,10 +181,10 @@ fn slips(survey: &Survey, filters: &Filters, now: Timestamp) -> Result<HttpRespo
         ]);
         row
     });
-    answer("slipping", &columns, rows)
+    File::of("slipping", &columns, rows)
 }
 
-fn weeks(survey: &Survey, filters: &Filters, now: Timestamp) -> Result<HttpResponse> {
+fn weeks(survey: &Survey, filters: &Filters, now: Timestamp) -> Result<File> {
     let period = filters.horizon.period(now);
     let found = forecast(survey, &filters.scope, period, filters.target, now);
     let rows = found.weeks.iter().map(|week| {
@@ -203,14 +197,14 @@ fn weeks(survey: &Survey, filters: &Filters, now: Timestamp) -> Result<HttpRespo
             week.sum.p90.into(),
         ]
     });
-    answer(
+    File::of(
         "forecast",
         &["to", "is_over", "mean", "p10", "p50", "p90"],
         rows,
     )
 }
 
-fn rates(reps: &Reps) -> Result<HttpResponse> {
+fn rates(reps: &Reps) -> Result<File> {
     let columns = [
         "owner",
         "open_deals",
@@ -245,10 +239,10 @@ fn rates(reps: &Reps) -> Result<HttpResponse> {
         ]);
         row
     });
-    answer("reps", &columns, rows)
+    File::of("reps", &columns, rows)
 }
 
-fn rep_stages(reps: &Reps) -> Result<HttpResponse> {
+fn rep_stages(reps: &Reps) -> Result<File> {
     let columns = [
         "owner",
         "pipeline",
@@ -280,7 +274,7 @@ fn rep_stages(reps: &Reps) -> Result<HttpResponse> {
             row
         })
     });
-    answer("rep_stages", &columns, rows)
+    File::of("rep_stages", &columns, rows)
 }
 
 fn estimated(share: Option<Estimated>) -> [Cell; 3] {
@@ -299,7 +293,7 @@ fn quartiles(days: Option<Quartiles>) -> [Cell; 3] {
     ]
 }
 
-fn stages(summary: &Summary) -> Result<HttpResponse> {
+fn stages(summary: &Summary) -> Result<File> {
     let columns = [
         "pipeline",
         "stage",
@@ -335,10 +329,10 @@ fn stages(summary: &Summary) -> Result<HttpResponse> {
         row.extend(quartiles(stage.days));
         row
     });
-    answer("stages", &columns, rows)
+    File::of("stages", &columns, rows)
 }
 
-fn concentration(summary: &Summary) -> Result<HttpResponse> {
+fn concentration(summary: &Summary) -> Result<File> {
     let found = summary.concentration.iter();
     let rows = found.flat_map(|found| {
         let groups = [
@@ -359,10 +353,10 @@ fn concentration(summary: &Summary) -> Result<HttpResponse> {
         })
     });
     let columns = ["by", "name", "deals", "expected_value", "share"];
-    answer("concentration", &columns, rows)
+    File::of("concentration", &columns, rows)
 }
 
-fn cycles(summary: &Summary) -> Result<HttpResponse> {
+fn cycles(summary: &Summary) -> Result<File> {
     let rows = summary.cycle_by_segment.iter().map(|segment| {
         let mut row: Vec<Cell> = vec![
             super::segment_name(segment.by).into(),
@@ -374,10 +368,10 @@ fn cycles(summary: &Summary) -> Result<HttpResponse> {
         row
     });
     let columns = ["by", "name", "won", "mean_days", "lower", "median", "upper"];
-    answer("cycles", &columns, rows)
+    File::of("cycles", &columns, rows)
 }
 
-fn series(summary: &Summary) -> Result<HttpResponse> {
+fn series(summary: &Summary) -> Result<File> {
     let columns = [
         "from",
         "to",
@@ -405,5 +399,5 @@ fn series(summary: &Summary) -> Result<HttpResponse> {
         row.extend(estimated(step.win_rate));
         row
     });
-    answer("series", &columns, rows)
+    File::of("series", &columns, rows)
 }
