@@ -28,6 +28,12 @@ const MISSING_ROWS_MIN: usize = 5;
 const DIFFERING_ROWS_MIN: usize = 5;
 /// Levels of one category that get a coefficient of their own, the commonest first.
 const LEVELS_MAX: usize = 300;
+/// Bands that a number needs for a curve: of two values it would be the line once more.
+const CURVE_BANDS_MIN: usize = 3;
+/// Four deviations from the mean, where the curve ends: a few far out do not decide on all.
+const CURVE_SQUARE_MAX: f64 = 16.0;
+/// Squares that differ by less than this are all the same.
+const CURVE_DEVIATION_MIN: f64 = 1e-6;
 /// Distinct texts above which "nearly every row has its own" can be said.
 const UNIQUE_TEXTS_MIN: usize = 20;
 /// Deals with a whole number of their own from which on that number is an id.
@@ -83,8 +89,8 @@ pub enum Treatment {
     Category(CategoryTreatment),
 }
 
-/// `coefficient x (transform(clamp(x, low, high)) - mean) / deviation`, and what the number's band
-/// weighs beside that line.
+/// `coefficient x z` with `z = (transform(clamp(x, low, high)) - mean) / deviation`, and what the curve
+/// and the number's band weigh beside that line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NumberTreatment {
     pub transform: Transform,
@@ -97,10 +103,47 @@ pub struct NumberTreatment {
     pub high: f64,
     /// Log-odds for one deviation.
     pub coefficient: f64,
-    /// Where the effect leaves the line; none in a model of lines.
+    /// How the line bends; not in a model of lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub curve: Option<Curve>,
+    /// Where the effect leaves line and curve; none in a model of lines.
     pub bands: Bands,
     /// What a missing value weighs; without it, a missing value weighs nothing.
     pub missing: Option<Level>,
+}
+
+/// The square of a standardised number, itself standardised: what bands tell of the many in the middle
+/// only roughly, and of the few far out not at all. `coefficient x (min(z^2, 16) - mean) / deviation`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Curve {
+    /// Mean and standard deviation of the squares of the training rows.
+    pub mean: f64,
+    pub deviation: f64,
+    /// Log-odds for one deviation.
+    pub coefficient: f64,
+}
+
+impl Curve {
+    /// Of the standardised numbers of the training rows. `None` where their squares do not differ.
+    fn fit(numbers: impl Iterator<Item = f64>) -> Option<Self> {
+        let squares: Vec<f64> = numbers.map(Self::square).collect();
+        let (mean, deviation) = moments(&squares);
+        (deviation > CURVE_DEVIATION_MIN).then_some(Self {
+            mean,
+            deviation,
+            coefficient: 0.0,
+        })
+    }
+
+    /// Of a standardised number.
+    fn at(&self, z: f64) -> f64 {
+        (Self::square(z) - self.mean) / self.deviation
+    }
+
+    fn square(z: f64) -> f64 {
+        (z * z).min(CURVE_SQUARE_MAX)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,6 +199,8 @@ impl Transform {
 pub struct Encoded {
     /// The standardised number; 0 for a missing one and for categories.
     pub number: f64,
+    /// Its place on the curve; 0 where there is none, and for a missing number.
+    pub bend: f64,
     /// The level among the column's own ([`Column::levels`]), or [`NO_LEVEL`].
     pub code: u32,
     pub oddity: Option<Oddity>,
@@ -211,10 +256,11 @@ impl Column {
         self.lines() + self.levels()
     }
 
-    /// Columns of the design matrix before the levels: one for a number, none for a category.
+    /// Columns of the design matrix before the levels: a number has its line and perhaps a curve, a
+    /// category none.
     pub fn lines(&self) -> usize {
         match &self.treatment {
-            Treatment::Number(_) => 1,
+            Treatment::Number(t) => 1 + usize::from(t.curve.is_some()),
             Treatment::Category(_) => 0,
         }
     }
@@ -229,7 +275,7 @@ impl Column {
     }
 
     /// Whether the column grows with the calendar, so that new deals are always beyond what training has
-    /// seen: it has a line that ends where training does, and no bands.
+    /// seen: it has a line that ends where training does, no curve and no bands.
     pub fn is_trend(&self) -> bool {
         match &self.source {
             Source::Feature(name) => feature(name).is_some_and(|f| f.needs == Needs::Trend),
@@ -237,21 +283,30 @@ impl Column {
         }
     }
 
-    /// Drops the bands of a number: its effect becomes a line.
+    /// Drops the curve and the bands of a number: its effect becomes a line.
     pub fn straighten(&mut self) {
+        if let Treatment::Number(t) = &mut self.treatment {
+            t.curve = None;
+        }
+        self.drop_bands();
+    }
+
+    /// Drops the bands of a number: its effect becomes a line that may bend.
+    pub fn drop_bands(&mut self) {
         if let Treatment::Number(t) = &mut self.treatment {
             t.bands = Bands::default();
         }
     }
 
-    /// The design blocks of training rows: the line, then the levels, each where there are any.
+    /// The design blocks of training rows: line, curve, levels, each where there are any.
     pub fn blocks(&self, readings: &[Reading]) -> Vec<Block> {
         let encoder = Encoder::new(self);
         let encoded = readings.iter().map(|r| encoder.encode(self, r));
         let rows: Vec<Encoded> = encoded.collect();
         let mut blocks = Vec::new();
-        if self.lines() == 1 {
-            blocks.push(Block::Numeric(rows.iter().map(|e| e.number).collect()));
+        let lines = [|e: &Encoded| e.number, |e: &Encoded| e.bend];
+        for line in &lines[..self.lines()] {
+            blocks.push(Block::Numeric(rows.iter().map(line).collect()));
         }
         if self.levels() > 0 {
             blocks.push(Block::Codes {
@@ -265,9 +320,12 @@ impl Column {
     /// Takes the fitted coefficients, in the order of [`Self::blocks`].
     pub fn take_coefficients(&mut self, coefficients: &[f64]) {
         debug_assert_eq!(coefficients.len(), self.width());
-        let (line, levels) = coefficients.split_at(self.lines());
-        if let (Treatment::Number(t), [line]) = (&mut self.treatment, line) {
+        let (lines, levels) = coefficients.split_at(self.lines());
+        if let (Treatment::Number(t), [line, bend @ ..]) = (&mut self.treatment, lines) {
             t.coefficient = *line;
+            for (curve, bend) in t.curve.iter_mut().zip(bend) {
+                curve.coefficient = *bend;
+            }
         }
         self.add_to_levels(levels, |_, added| added);
     }
@@ -292,7 +350,7 @@ impl Column {
     }
 
     /// Centers the column on its mean weight over the training rows and returns it: it belongs into
-    /// the intercept. A standardised number has mean 0.
+    /// the intercept. A standardised number has mean 0, and so has its place on the curve.
     pub fn centered(&mut self, rows: usize) -> f64 {
         let weights = self.level_weights();
         self.center = weights
@@ -327,7 +385,8 @@ impl Column {
                     None if !t.bands.is_empty() => self.center,
                     None => 0.0,
                 };
-                t.coefficient * value.number + beside
+                let bend = t.curve.map_or(0.0, |curve| curve.coefficient);
+                t.coefficient * value.number + bend * value.bend + beside
             }
             Treatment::Category(t) => t.level(code).map_or(self.center, |level| level.coefficient),
         }
@@ -356,10 +415,10 @@ impl Column {
     pub fn is_sound(&self) -> bool {
         match &self.treatment {
             Treatment::Number(t) => {
-                let weight = |x: f64| t.coefficient * (t.transform.apply(x) - t.mean) / t.deviation;
                 let is_finite = |x: f64| {
-                    ((t.transform.apply(x) - t.mean) / t.deviation).is_finite()
-                        && weight(x).is_finite()
+                    let z = (t.transform.apply(x) - t.mean) / t.deviation;
+                    let bend = t.curve.map_or(0.0, |curve| curve.coefficient * curve.at(z));
+                    z.is_finite() && (t.coefficient * z + bend).is_finite()
                 };
                 t.low <= t.high && is_finite(t.low) && is_finite(t.high)
             }
@@ -373,6 +432,8 @@ impl Column {
         match &self.treatment {
             Treatment::Number(t) => {
                 numbers.extend([t.mean, t.deviation, t.low, t.high, t.coefficient]);
+                let curve = t.curve.iter();
+                numbers.extend(curve.flat_map(|c| [c.mean, c.deviation, c.coefficient]));
                 let bands = t.bands.all();
                 numbers.extend(bands.flat_map(|b| [b.low, b.high, b.coefficient]));
                 numbers.extend(t.missing.iter().map(|level| level.coefficient));
@@ -628,6 +689,9 @@ fn fit_number(readings: &[Reading], deals: &[usize]) -> Result<NumberTreatment, 
     if !(deviation.is_finite() && deviation > 0.0) {
         return Err("its numbers are too large to compare".into());
     }
+    let bands = Bands::cut(&numbered(readings, deals));
+    let standardised = transformed.iter().map(|value| (value - mean) / deviation);
+    let curve = (bands.len() >= CURVE_BANDS_MIN).then(|| Curve::fit(standardised));
     Ok(NumberTreatment {
         transform,
         mean,
@@ -635,7 +699,8 @@ fn fit_number(readings: &[Reading], deals: &[usize]) -> Result<NumberTreatment, 
         low,
         high,
         coefficient: 0.0,
-        bands: Bands::cut(&numbered(readings, deals)),
+        curve: curve.flatten(),
+        bands,
         missing: (missing_count >= MISSING_ROWS_MIN).then(|| Level::new("missing", missing_count)),
     })
 }
@@ -831,6 +896,7 @@ impl Encoder {
 fn encode_number(t: &NumberTreatment, reading: &Reading) -> Encoded {
     let missing = |oddity: Option<Oddity>| Encoded {
         number: 0.0,
+        bend: 0.0,
         code: if t.missing.is_some() {
             t.bands.len() as u32
         } else {
@@ -848,8 +914,10 @@ fn encode_number(t: &NumberTreatment, reading: &Reading) -> Encoded {
                 None
             };
             let known = x.clamp(t.low, t.high);
+            let number = (t.transform.apply(known) - t.mean) / t.deviation;
             Encoded {
-                number: (t.transform.apply(known) - t.mean) / t.deviation,
+                number,
+                bend: t.curve.map_or(0.0, |curve| curve.at(number)),
                 code: t.bands.code(known).unwrap_or(NO_LEVEL),
                 oddity,
             }
@@ -885,6 +953,7 @@ fn encode_category(
     };
     Encoded {
         number: 0.0,
+        bend: 0.0,
         code,
         oddity,
     }

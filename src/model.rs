@@ -253,7 +253,9 @@ pub struct Recalibrated {
 pub enum Form {
     /// Numbers weigh by a line.
     Lines,
-    /// Numbers weigh by a line and by the band that they fall in.
+    /// Numbers weigh by a line that may bend.
+    Curves,
+    /// Numbers weigh by a curve and by the band that they fall in.
     Bands,
     /// Bands, and pairs of columns together.
     Crosses,

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::columns::{Column, Treatment};
+use crate::columns::{Column, Curve, Treatment};
 use crate::crosses::Cross;
 use crate::model::{Dropped, Finding, Model, Recalibrated, Report, Training};
 
@@ -41,13 +41,16 @@ impl<'a> ModelReport<'a> {
     }
 }
 
+/// What stands for a level of a number's curve.
+const SQUARED: &str = "squared";
+
 /// A coefficient of the fit and how sure it is.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Coefficient {
     /// The column; two for what they weigh together.
     pub columns: Vec<String>,
-    /// The level of each column, in words; none for the line of a number (for one standard deviation)
-    /// and for the intercept.
+    /// The level of each column, in words, or `squared` for the curve of a number; none for its line (each
+    /// for one standard deviation) and for the intercept.
     pub levels: Vec<String>,
     /// Log-odds.
     pub value: f64,
@@ -106,9 +109,13 @@ type Weight = (Vec<String>, Vec<String>, f64);
 
 fn of_column(column: &Column, crosses: &[Cross]) -> Vec<Weight> {
     let name = || vec![column.name.clone()];
-    let line = match &column.treatment {
-        Treatment::Number(number) => Some((name(), Vec::new(), number.coefficient)),
-        Treatment::Category(_) => None,
+    let lines = match &column.treatment {
+        Treatment::Number(number) => {
+            let line = (name(), Vec::new(), number.coefficient);
+            let bend = |curve: Curve| (name(), vec![SQUARED.to_owned()], curve.coefficient);
+            [Some(line), number.curve.map(bend)]
+        }
+        Treatment::Category(_) => [None, None],
     };
     let means = |code: usize| -> f64 {
         let left = crosses.iter().filter(|cross| cross.left == column.name);
@@ -125,7 +132,7 @@ fn of_column(column: &Column, crosses: &[Cross]) -> Vec<Weight> {
             let level = vec![column.level_text(code as u32)];
             (name(), level, weight - means(code))
         });
-    line.into_iter().chain(levels).collect()
+    lines.into_iter().flatten().chain(levels).collect()
 }
 
 fn of_cross(cross: &Cross, model: &Model) -> Vec<Weight> {

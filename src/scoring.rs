@@ -265,6 +265,9 @@ impl Scorer {
             if encoded.code != NO_LEVEL {
                 ones.push(first_level + encoded.code as usize);
             }
+            if encoded.bend != 0.0 {
+                numbers.push((ready.offset + 1, encoded.bend));
+            }
             if encoded.number != 0.0 {
                 numbers.push((ready.offset, encoded.number));
             }

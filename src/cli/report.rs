@@ -112,8 +112,9 @@ fn training(text: &mut String, model: &Model) {
     }
     let form = match t.form {
         Form::Lines => "numbers weigh by a line",
-        Form::Bands => "numbers weigh by a line and by bands",
-        Form::Crosses => "numbers weigh by a line and by bands, pairs of columns together",
+        Form::Curves => "numbers weigh by a curve",
+        Form::Bands => "numbers weigh by a curve and by bands",
+        Form::Crosses => "numbers weigh by a curve and by bands, pairs of columns together",
     };
     let linfa = if t.is_confirmed_by_linfa {
         "confirmed by linfa"
@@ -165,6 +166,7 @@ fn calibration_text(calibration: &Calibration) -> String {
 fn name_of(form: Form) -> &'static str {
     match form {
         Form::Lines => "lines",
+        Form::Curves => "curves",
         Form::Bands => "bands",
         Form::Crosses => "crosses",
     }

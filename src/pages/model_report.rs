@@ -90,9 +90,10 @@ impl ReportPage {
         };
         let form = match training.form {
             Form::Lines => "numbers weigh by a line",
-            Form::Bands => "numbers weigh by a line and by bands",
+            Form::Curves => "numbers weigh by a curve",
+            Form::Bands => "numbers weigh by a curve and by bands",
             Form::Crosses => {
-                "numbers weigh by a line and by bands, and some pairs of columns together"
+                "numbers weigh by a curve and by bands, and some pairs of columns together"
             }
         };
         format!("{rows}; {form}")

@@ -17,9 +17,9 @@ use crate::progress::OnProgress;
 const ALPHAS: [f64; 6] = [100.0, 30.0, 10.0, 3.0, 1.0, 0.3];
 /// Penalties tried for the cells of crosses, per deal's row.
 const CROSS_PENALTIES: [f64; 6] = [3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0];
-/// How much stronger the columns' own penalty is beside crosses, which share their work: measured on
-/// three splits of real leads, where one, three and ten differ in the fourth digit.
-const BESIDE_CROSSES: f64 = 3.0;
+/// How much stronger the columns' own penalty is beside crosses, which share their work. Where much hangs
+/// on few columns, as on the time of landmarks, it is better as strong as without.
+const BESIDE_CROSSES: [f64; 2] = [3.0, 1.0];
 /// The penalty where there are too few deals to choose one.
 const ALPHA_UNCHOSEN: f64 = 10.0;
 /// Rows that the calibration of the fit that is kept looks at.
@@ -51,9 +51,12 @@ enum Bends {
     /// Lines with one penalty for all: too few deals for more.
     Unchosen,
     Lines,
+    Curves,
     Bands,
     Crosses {
         penalty: f64,
+        /// The penalty of the columns without crosses.
+        alpha_alone: f64,
     },
 }
 
@@ -61,6 +64,7 @@ impl Bends {
     fn form(self) -> Form {
         match self {
             Self::Unchosen | Self::Lines => Form::Lines,
+            Self::Curves => Form::Curves,
             Self::Bands => Form::Bands,
             Self::Crosses { .. } => Form::Crosses,
         }
@@ -68,8 +72,8 @@ impl Bends {
 
     fn cross_penalty(self) -> Option<f64> {
         match self {
-            Self::Crosses { penalty } => Some(penalty),
-            Self::Unchosen | Self::Lines | Self::Bands => None,
+            Self::Crosses { penalty, .. } => Some(penalty),
+            Self::Unchosen | Self::Lines | Self::Curves | Self::Bands => None,
         }
     }
 }
@@ -108,47 +112,54 @@ impl Recipe {
                 on_progress(phase(name, done, total))
             })
         };
-        let lines = straight(&mut columns.to_vec(), bands);
-        let line_heights = folds.in_each(|_, rows| heights_by(&lines, won, deals, rows));
-        let line_steps = line_heights.iter().map(|h| alone(h, &alphas)).collect();
-        let Some(judged) = judge("choosing the penalty", &lines, line_steps) else {
+        let mut candidates: Vec<Candidate> = Vec::new();
+        let mut band_heights = Vec::new();
+        for (bends, name) in [
+            (Bends::Lines, "choosing the penalty"),
+            (Bends::Curves, "trying curves"),
+            (Bends::Bands, "trying bands"),
+        ] {
+            let design = &simplified(&mut columns.to_vec(), bands, bends);
+            let heights = folds.in_each(|_, rows| heights_by(design, won, deals, rows));
+            let steps = heights.iter().map(|h| alone(h, &alphas)).collect();
+            if let Some(judged) = judge(name, design, steps) {
+                candidates.push(Candidate {
+                    alpha: alphas[judged.step],
+                    bends,
+                    judged,
+                });
+            }
+            band_heights = heights;
+        }
+        let Some(alpha_of_bands) = candidates.last().map(|candidate| candidate.alpha) else {
             return unchosen;
         };
-        let mut candidates = vec![Candidate {
-            alpha: alphas[judged.step],
-            bends: Bends::Lines,
-            judged,
-        }];
-
-        let band_heights = folds.in_each(|_, rows| heights_by(bands, won, deals, rows));
-        let band_steps = band_heights.iter().map(|h| alone(h, &alphas)).collect();
-        let mut alpha_of_bands = candidates[0].alpha;
-        if let Some(judged) = judge("trying bands", bands, band_steps) {
-            alpha_of_bands = alphas[judged.step];
-            candidates.push(Candidate {
-                alpha: alpha_of_bands,
-                bends: Bends::Bands,
-                judged,
-            });
-        }
 
         let penalties = CROSS_PENALTIES.map(|penalty| penalty * rows_per_deal);
-        let alpha = BESIDE_CROSSES * alpha_of_bands;
-        let crossing = Crossing {
-            columns,
-            bands,
-            won,
-            deals,
-            alpha,
-            penalties: &penalties,
-        };
-        let crossed = folds.in_each(|fold, rows| crossing.beside(&band_heights[fold], rows));
-        let judged = judge("trying crosses", bands, crossed);
-        if let Some(judged) = judged {
-            let penalty = penalties[judged.step];
+        let mut penalties = &penalties[..];
+        for beside in BESIDE_CROSSES {
+            let alpha = beside * alpha_of_bands;
+            let crossing = Crossing {
+                columns,
+                bands,
+                won,
+                deals,
+                alpha_alone: alpha_of_bands,
+                alpha,
+                penalties,
+            };
+            let steps = folds.in_each(|fold, rows| crossing.beside(&band_heights[fold], rows));
+            let Some(judged) = judge("trying crosses", bands, steps) else {
+                break;
+            };
+            // The cells' own penalty hardly depends on that of the columns.
+            penalties = &penalties[judged.step..=judged.step];
             candidates.push(Candidate {
                 alpha,
-                bends: Bends::Crosses { penalty },
+                bends: Bends::Crosses {
+                    penalty: penalties[0],
+                    alpha_alone: alpha_of_bands,
+                },
                 judged,
             });
         }
@@ -203,29 +214,26 @@ impl Recipe {
         };
         let heights = |design: &Design, rows: &[usize]| heights_by(design, won, deals, rows);
         let alphas = [self.alpha];
-        let lines;
-        let (design, beside) = match self.bends {
+        let design = &simplified(&mut columns.to_vec(), bands, self.bends);
+        let beside = match self.bends {
             Bends::Unchosen => return self,
-            Bends::Lines => {
-                lines = straight(&mut columns.to_vec(), bands);
-                let beside = folds.in_each(|_, rows| alone(&heights(&lines, rows), &alphas));
-                (&lines, beside)
+            Bends::Lines | Bends::Curves | Bends::Bands => {
+                folds.in_each(|_, rows| alone(&heights(design, rows), &alphas))
             }
-            Bends::Bands => {
-                let beside = folds.in_each(|_, rows| alone(&heights(bands, rows), &alphas));
-                (bands, beside)
-            }
-            Bends::Crosses { penalty } => {
+            Bends::Crosses {
+                penalty,
+                alpha_alone,
+            } => {
                 let crossing = Crossing {
                     columns,
                     bands,
                     won,
                     deals,
+                    alpha_alone,
                     alpha: self.alpha,
                     penalties: &[penalty],
                 };
-                let beside = folds.in_each(|_, rows| crossing.beside(&heights(bands, rows), rows));
-                (bands, beside)
+                folds.in_each(|_, rows| crossing.beside(&heights(design, rows), rows))
             }
         };
         match folds.judge(design, beside, |_, _| ()) {
@@ -260,45 +268,47 @@ impl Recipe {
     pub fn expected_square(&self, deals: &[usize]) -> f64 {
         let presumed = rows_per_deal(deals) / self.alpha;
         match self.bends {
-            Bends::Lines | Bends::Bands => presumed.max(1.0),
+            Bends::Lines | Bends::Curves | Bends::Bands => presumed.max(1.0),
             Bends::Unchosen | Bends::Crosses { .. } => presumed,
         }
     }
 
     /// The design to fit, with the crossed pairs whose blocks come last; `bands` is the design of the
-    /// columns' blocks, and the columns lose their bands in a model of lines.
+    /// columns' blocks, and the columns lose the curves and bands that the form does not have.
     ///
     /// # Errors
     /// `Unusable` when the fit that tells which pairs are worth crossing does not converge.
     pub fn design(
         &self,
         columns: &mut [Column],
-        mut bands: Design,
+        bands: Design,
         won: &[bool],
         deals: &[usize],
     ) -> Result<(Design, Vec<Pair>)> {
-        if matches!(self.bends, Bends::Unchosen | Bends::Lines) {
-            let mut lines = straight(columns, &bands);
-            if matches!(self.bends, Bends::Lines) {
-                lines.set_heights(&heights(&lines, won, deals));
-            }
-            return Ok((lines, Vec::new()));
+        let mut design = simplified(columns, &bands, self.bends);
+        drop(bands);
+        if let Bends::Unchosen = self.bends {
+            return Ok((design, Vec::new()));
         }
-        let band_heights = heights(&bands, won, deals);
-        bands.set_heights(&band_heights);
-        let Bends::Crosses { penalty } = self.bends else {
-            return Ok((bands, Vec::new()));
+        let own_heights = heights(&design, won, deals);
+        design.set_heights(&own_heights);
+        let Bends::Crosses {
+            penalty,
+            alpha_alone,
+        } = self.bends
+        else {
+            return Ok((design, Vec::new()));
         };
         let rows = Folds::sample(deals);
         let sampled_won: Vec<bool> = rows.iter().map(|&row| won[row]).collect();
         // Fewer rows weigh less against the penalty.
-        let share = rows.len() as f64 / bands.rows() as f64;
-        let alpha = share * self.alpha / BESIDE_CROSSES;
-        let unexplained = unexplained(&bands.select(&rows), &sampled_won, &rows, alpha)?;
-        let pairs = worthy_pairs(columns, &bands, &unexplained, deals);
-        let mut crossed = bands.with(pairs.iter().map(Pair::block).collect());
+        let share = rows.len() as f64 / design.rows() as f64;
+        let alpha_alone = share * alpha_alone;
+        let unexplained = unexplained(&design.select(&rows), &sampled_won, &rows, alpha_alone)?;
+        let pairs = worthy_pairs(columns, &design, &unexplained, deals);
+        let mut crossed = design.with(pairs.iter().map(Pair::block).collect());
         crossed.set_heights(&crossed_heights(
-            &band_heights,
+            &own_heights,
             pairs.len(),
             self.alpha,
             penalty,
@@ -325,7 +335,8 @@ struct Crossing<'a> {
     bands: &'a Design,
     won: &'a [bool],
     deals: &'a [usize],
-    /// Of the columns beside their crosses.
+    /// Penalty of the columns without crosses, and beside them.
+    alpha_alone: f64,
     alpha: f64,
     /// Of the crosses' cells.
     penalties: &'a [f64],
@@ -337,8 +348,7 @@ impl Crossing<'_> {
         let mut design = self.bands.select(rows).serial();
         design.set_heights(heights);
         let won: Vec<bool> = rows.iter().map(|&row| self.won[row]).collect();
-        let alpha_alone = self.alpha / BESIDE_CROSSES;
-        let unexplained = unexplained(&design, &won, rows, alpha_alone);
+        let unexplained = unexplained(&design, &won, rows, self.alpha_alone);
         let pairs =
             unexplained.map(|rows| worthy_pairs(self.columns, self.bands, &rows, self.deals));
         let pairs = pairs.unwrap_or_default();
@@ -388,19 +398,26 @@ fn crossed_heights(bands: &[f64], pairs: usize, alpha: f64, penalty: f64) -> Vec
     bands.iter().copied().chain(crosses).collect()
 }
 
-/// The design of lines alone; the columns lose their bands.
-fn straight(columns: &mut [Column], bands: &Design) -> Design {
+/// The design of this form, crosses apart; the columns lose the curves and bands that it does not have.
+fn simplified(columns: &mut [Column], bands: &Design, bends: Bends) -> Design {
     let mut source = bands.blocks().iter();
     let mut blocks = Vec::new();
     for column in columns {
-        let before = column.levels();
-        let own = source
-            .by_ref()
-            .take(column.lines() + usize::from(before > 0));
+        let (before, lines_before) = (column.levels(), column.lines());
+        let own = source.by_ref().take(lines_before + usize::from(before > 0));
         let own: Vec<&Block> = own.collect();
-        column.straighten();
+        match bends {
+            Bends::Unchosen | Bends::Lines => column.straighten(),
+            Bends::Curves => column.drop_bands(),
+            Bends::Bands | Bends::Crosses { .. } => {}
+        }
         let gone = (before - column.levels()) as u32;
-        for block in own {
+        let curves = column.lines()..lines_before;
+        for (_, block) in own
+            .into_iter()
+            .enumerate()
+            .filter(|(place, _)| !curves.contains(place))
+        {
             match block {
                 Block::Codes { codes, .. } if gone > 0 => {
                     let code = |&code: &u32| match code {
