@@ -1146,6 +1146,49 @@ mod tests {
     }
 
     #[test]
+    fn the_curve_of_a_number_is_its_standardised_square() {
+        let values: Vec<f64> = (0..2000).map(f64::from).chain([1e6]).collect();
+        let mut column = fit(ColumnType::Number, &numbers(&values)).unwrap();
+        assert_eq!((column.lines(), column.levels()), (2, 20));
+        let encoder = Encoder::new(&column);
+        let bends = |column: &Column| -> Vec<f64> {
+            let encoded = values
+                .iter()
+                .map(|v| encoder.encode(column, &Reading::Number(*v)));
+            encoded.map(|encoded| encoded.bend).collect()
+        };
+        let (mean, deviation) = moments(&bends(&column));
+        assert!(mean.abs() < 1e-9 && (deviation - 1.0).abs() < 1e-9);
+        // Beyond four deviations it bends no further, and of a missing number nothing.
+        let encode = |reading| encoder.encode(&column, &reading);
+        let far = encode(Reading::Number(1e6));
+        assert!(far.number > 4.0);
+        let Treatment::Number(t) = &column.treatment else {
+            unreachable!()
+        };
+        let curve = t.curve.unwrap();
+        assert_eq!(far.bend, (16.0 - curve.mean) / curve.deviation);
+        assert_eq!(encode(Reading::Missing).bend, 0.0);
+
+        let mut weights = vec![0.0; column.width()];
+        (weights[0], weights[1]) = (0.5, -2.0);
+        column.take_coefficients(&weights);
+        let weight = column.weight(far);
+        assert!((weight - (0.5 * far.number - 2.0 * far.bend)).abs() < 1e-12);
+        column.drop_bands();
+        assert_eq!((column.lines(), column.levels()), (2, 0));
+        column.straighten();
+        assert_eq!(column.width(), 1);
+    }
+
+    #[test]
+    fn of_two_values_there_is_no_curve() {
+        let values: Vec<f64> = (0..400).map(|i| f64::from(i % 2)).collect();
+        let column = fit(ColumnType::Number, &numbers(&values)).unwrap();
+        assert_eq!(column.lines(), 1);
+    }
+
+    #[test]
     fn long_tails_are_taken_on_a_log_scale() {
         let amounts: Vec<f64> = (0..200).map(|i| (f64::from(i) / 20.0).exp()).collect();
         let Treatment::Number(t) = fit(ColumnType::Number, &numbers(&amounts))

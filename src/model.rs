@@ -94,13 +94,36 @@ pub struct Training {
     pub alpha: f64,
     /// The same for the cells of crosses, in log-odds; `None` in a model without.
     pub cross_penalty: Option<f64>,
-    /// Variance between the forms that cross-validation could not tell apart, log-odds squared: part of
-    /// every interval.
-    pub disagreement: f64,
+    pub disagreement: Disagreement,
     /// What cross-validation tried, each form with its best penalty; empty where deals were too few.
     pub tried: Vec<Tried>,
     /// Whether linfa checked the optimum.
     pub is_confirmed_by_linfa: bool,
+}
+
+/// Variance between the forms that cross-validation could not tell apart, log-odds squared: part of
+/// every interval.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disagreement {
+    /// Of deals that are in the stage in which they began, and of those without stages.
+    pub first_stage: f64,
+    /// Of deals that have moved on.
+    pub later: f64,
+}
+
+impl Disagreement {
+    fn of(self, has_moved: bool) -> f64 {
+        match has_moved {
+            false => self.first_stage,
+            true => self.later,
+        }
+    }
+
+    fn is_sound(self) -> bool {
+        let is_variance = |variance: f64| variance.is_finite() && variance >= 0.0;
+        is_variance(self.first_stage) && is_variance(self.later)
+    }
 }
 
 /// A form of the model, judged by folds of whole deals.
@@ -510,6 +533,11 @@ impl Model {
         calibration.scaling(snapshot.has_moved())
     }
 
+    /// What forms that cannot be told apart add to the variance of the log-odds of a deal like this.
+    pub fn disagreement(&self, snapshot: &Snapshot) -> f64 {
+        self.training.disagreement.of(snapshot.has_moved())
+    }
+
     /// The place of a column among the model's.
     pub fn column(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column.name == name)
@@ -562,14 +590,12 @@ impl Model {
             );
         }
         let finite = |numbers: &[f64]| numbers.iter().all(|n| n.is_finite());
-        if !finite(&[self.intercept, self.training.disagreement])
-            || !self.columns.iter().all(|c| finite(&c.numbers()))
-        {
+        if !finite(&[self.intercept]) || !self.columns.iter().all(|c| finite(&c.numbers())) {
             return damaged("a coefficient is not a finite number");
         }
         // Scoring counts on all of them: nothing it is given may make it fail.
         if self.intercept.abs() > INTERCEPT_MAX
-            || self.training.disagreement < 0.0
+            || !self.training.disagreement.is_sound()
             || !self.columns.iter().all(Column::is_sound)
         {
             return damaged("a number is beyond what training can give");

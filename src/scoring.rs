@@ -285,7 +285,7 @@ impl Scorer {
         let probability = probability(scaling.apply(log_odds));
         let variance = self.model.covariance.variance(&ones, &numbers);
         // The smaller of the two is also the one that is a number.
-        let margin = (INTERVAL_Z * (variance + self.model.training.disagreement).sqrt())
+        let margin = (INTERVAL_Z * (variance + self.model.disagreement(&snapshot)).sqrt())
             .min(2.0 * CONTRIBUTION_MAX);
         let (expected_value, value_warning) = self.expected_value(&snapshot, probability);
         warnings.extend(value_warning);

@@ -639,7 +639,7 @@ mod tests {
         let mut twins = model.columns.clone();
         twins[1].name = twins[0].name.clone();
         assert!(reason(with(model.intercept, twins)).contains("same name"));
-        let doubtless = parts(&|parts| parts.training.disagreement = -1.0);
+        let doubtless = parts(&|parts| parts.training.disagreement.later = -1.0);
         assert!(reason(doubtless).contains("beyond"));
         // Larger than any number: the interval is all that there can be, and nothing fails.
         let width = model.width() + 1;

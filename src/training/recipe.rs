@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::learning::design::{Block, Design, NO_LEVEL};
 use crate::learning::estimator::{self, Problem};
 use crate::learning::shrinkage;
-use crate::model::{Calibration, Form, Tried};
+use crate::model::{Calibration, Disagreement, Form, Tried};
 use crate::progress::OnProgress;
 
 /// Penalties tried, the strongest first; one is what the evidence asks for.
@@ -33,8 +33,7 @@ const EVIDENCE_PRODUCTS_MAX: usize = 200_000_000;
 pub struct Recipe {
     pub alpha: f64,
     pub calibration: Option<Calibration>,
-    /// Variance between the forms that cross-validation could not tell apart, log-odds squared.
-    pub disagreement: f64,
+    pub disagreement: Disagreement,
     pub tried: Vec<Tried>,
     bends: Bends,
 }
@@ -92,7 +91,7 @@ impl Recipe {
         let unchosen = Self {
             alpha: ALPHA_UNCHOSEN,
             calibration: None,
-            disagreement: 0.0,
+            disagreement: Disagreement::default(),
             tried: Vec::new(),
             bends: Bends::Unchosen,
         };
@@ -113,13 +112,18 @@ impl Recipe {
             })
         };
         let mut candidates: Vec<Candidate> = Vec::new();
-        let mut band_heights = Vec::new();
+        let (mut width, mut band_heights) = (0, Vec::new());
         for (bends, name) in [
             (Bends::Lines, "choosing the penalty"),
             (Bends::Curves, "trying curves"),
             (Bends::Bands, "trying bands"),
         ] {
             let design = &simplified(&mut columns.to_vec(), bands, bends);
+            if candidates.last().is_some() && design.width() == width {
+                // No number bends any further.
+                continue;
+            }
+            width = design.width();
             let heights = folds.in_each(|_, rows| heights_by(design, won, deals, rows));
             let steps = heights.iter().map(|h| alone(h, &alphas)).collect();
             if let Some(judged) = judge(name, design, steps) {
@@ -167,9 +171,15 @@ impl Recipe {
     }
 
     /// The simplest candidate that none of the richer ones, which follow it, beats by more than the
-    /// standard error of the difference.
+    /// standard error of the difference. A curve is as simple as a line: it has to be better.
     fn simplest_of(folds: &Folds, candidates: &[Candidate], have_moved: &[bool]) -> Self {
-        let better = |best, rich: &Candidate| folds.is_better(best, &rich.judged, 1.0);
+        let better = |best, rich: &Candidate| {
+            let errors = match rich.bends {
+                Bends::Curves => 0.0,
+                _ => 1.0,
+            };
+            folds.is_better(best, &rich.judged, errors)
+        };
         let chosen = candidates.iter().reduce(|best, rich| {
             if better(&best.judged, rich) {
                 rich
@@ -189,7 +199,7 @@ impl Recipe {
         Self {
             alpha: chosen.alpha,
             calibration: folds.calibration(&chosen.judged, have_moved),
-            disagreement: folds.disagreement(&chosen.judged, &others),
+            disagreement: folds.disagreement(&chosen.judged, &others, have_moved),
             tried: tried.collect(),
             bends: chosen.bends,
         }
@@ -488,6 +498,27 @@ mod tests {
     use crate::features::Reading;
     use crate::ingest::mapping::ColumnType;
     use crate::progress::silent;
+
+    /// Deals of middling size are won most often.
+    #[test]
+    fn what_bends_is_told_by_a_curve() {
+        const ROWS: usize = 6000;
+        let mut rng = ChaCha8Rng::seed_from_u64(8);
+        let deals: Vec<usize> = (0..ROWS).collect();
+        let sizes: Vec<f64> = (0..ROWS).map(|_| rng.random_range(-2.0..2.0)).collect();
+        let won: Vec<bool> = (sizes.iter())
+            .map(|size| rng.random::<f64>() < logistic(0.3 - 0.5 * size * size))
+            .collect();
+        let readings: Vec<Reading> = sizes.into_iter().map(Reading::Number).collect();
+        let source = Source::Attribute("size".into());
+        let column = Column::fit("size".into(), source, ColumnType::Number, &readings, &deals);
+        let mut columns = vec![column.unwrap()];
+        let design = Design::new(ROWS, columns[0].blocks(&readings)).unwrap();
+        let recipe = Recipe::choose(&columns, &design, &won, &deals, &[false; ROWS], &silent);
+        assert_eq!(recipe.form(), Form::Curves, "{:?}", recipe.tried);
+        let (design, pairs) = recipe.design(&mut columns, design, &won, &deals).unwrap();
+        assert_eq!((design.width(), columns[0].width(), pairs.len()), (2, 2, 0));
+    }
 
     /// Among hundreds of pairs some seem to tell of any outcome; they do not tell of others.
     #[test]
