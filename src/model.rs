@@ -94,36 +94,16 @@ pub struct Training {
     pub alpha: f64,
     /// The same for the cells of crosses, in log-odds; `None` in a model without.
     pub cross_penalty: Option<f64>,
-    pub disagreement: Disagreement,
+    /// Variance between the forms that cross-validation could not tell apart, log-odds squared: part of
+    /// every interval.
+    pub disagreement: f64,
+    /// The same of deals that have moved on from the stage in which they began; `None` if it is no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disagreement_later: Option<f64>,
     /// What cross-validation tried, each form with its best penalty; empty where deals were too few.
     pub tried: Vec<Tried>,
     /// Whether linfa checked the optimum.
     pub is_confirmed_by_linfa: bool,
-}
-
-/// Variance between the forms that cross-validation could not tell apart, log-odds squared: part of
-/// every interval.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Disagreement {
-    /// Of deals that are in the stage in which they began, and of those without stages.
-    pub first_stage: f64,
-    /// Of deals that have moved on.
-    pub later: f64,
-}
-
-impl Disagreement {
-    fn of(self, has_moved: bool) -> f64 {
-        match has_moved {
-            false => self.first_stage,
-            true => self.later,
-        }
-    }
-
-    fn is_sound(self) -> bool {
-        let is_variance = |variance: f64| variance.is_finite() && variance >= 0.0;
-        is_variance(self.first_stage) && is_variance(self.later)
-    }
 }
 
 /// A form of the model, judged by folds of whole deals.
@@ -535,7 +515,9 @@ impl Model {
 
     /// What forms that cannot be told apart add to the variance of the log-odds of a deal like this.
     pub fn disagreement(&self, snapshot: &Snapshot) -> f64 {
-        self.training.disagreement.of(snapshot.has_moved())
+        let later = self.training.disagreement_later;
+        let of_later = later.filter(|_| snapshot.has_moved());
+        of_later.unwrap_or(self.training.disagreement)
     }
 
     /// The place of a column among the model's.
@@ -593,9 +575,11 @@ impl Model {
         if !finite(&[self.intercept]) || !self.columns.iter().all(|c| finite(&c.numbers())) {
             return damaged("a coefficient is not a finite number");
         }
+        let is_variance = |variance: f64| variance.is_finite() && variance >= 0.0;
         // Scoring counts on all of them: nothing it is given may make it fail.
         if self.intercept.abs() > INTERCEPT_MAX
-            || !self.training.disagreement.is_sound()
+            || !self.training.disagreement_later.is_none_or(is_variance)
+            || !is_variance(self.training.disagreement)
             || !self.columns.iter().all(Column::is_sound)
         {
             return damaged("a number is beyond what training can give");

@@ -415,7 +415,8 @@ fn training_facts(
         form: recipe.form(),
         alpha: recipe.alpha,
         cross_penalty: recipe.cross_penalty(),
-        disagreement: recipe.disagreement,
+        disagreement: recipe.disagreement.first_stage,
+        disagreement_later: recipe.disagreement.later,
         tried: recipe.tried.clone(),
         is_confirmed_by_linfa: fitted.is_confirmed,
     }
@@ -639,7 +640,7 @@ mod tests {
         let mut twins = model.columns.clone();
         twins[1].name = twins[0].name.clone();
         assert!(reason(with(model.intercept, twins)).contains("same name"));
-        let doubtless = parts(&|parts| parts.training.disagreement.later = -1.0);
+        let doubtless = parts(&|parts| parts.training.disagreement = -1.0);
         assert!(reason(doubtless).contains("beyond"));
         // Larger than any number: the interval is all that there can be, and nothing fails.
         let width = model.width() + 1;

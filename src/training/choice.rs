@@ -10,7 +10,7 @@ use super::{SEED, calibration};
 use crate::error::Result;
 use crate::learning::design::{Block, Design};
 use crate::learning::estimator::{self, Problem};
-use crate::model::{Calibration, Disagreement, Scaling};
+use crate::model::{Calibration, Scaling};
 
 const FOLDS: usize = 5;
 /// Rows that the choice looks at.
@@ -47,6 +47,15 @@ pub struct Judgement {
     losses: Vec<f64>,
     /// Their sum.
     pub loss: f64,
+}
+
+/// How far apart the forms are that cannot be told apart: variances of the log-odds.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Disagreement {
+    /// Of deals that are in the stage in which they began, and of those without stages.
+    pub first_stage: f64,
+    /// Of deals that have moved on.
+    pub later: Option<f64>,
 }
 
 /// Folds of whole deals. Of many rows, a sample of deals is enough: the best penalty is a property of
@@ -232,7 +241,7 @@ impl Folds {
         };
         Disagreement {
             first_stage: largest(false),
-            later: largest(true),
+            later: have_moved.contains(&true).then(|| largest(true)),
         }
     }
 

@@ -1,7 +1,7 @@
 //! How far the model may bend and how far its weights are shrunk: found by looking at the training
 //! rows alone, and the same for every data set.
 
-use super::choice::{Beside, Folds, Judgement, Step};
+use super::choice::{Beside, Disagreement, Folds, Judgement, Step};
 use super::phase;
 use crate::columns::Column;
 use crate::crosses::{LevelCodes, Pair, Unexplained};
@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::learning::design::{Block, Design, NO_LEVEL};
 use crate::learning::estimator::{self, Problem};
 use crate::learning::shrinkage;
-use crate::model::{Calibration, Disagreement, Form, Tried};
+use crate::model::{Calibration, Form, Tried};
 use crate::progress::OnProgress;
 
 /// Penalties tried, the strongest first; one is what the evidence asks for.
