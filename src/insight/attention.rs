@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::facts::{DealFacts, days_between};
-use super::stats::{Estimated, rank_correlation, ranks};
+use super::stats::{Counts, Estimated, rank_correlation, ranks};
 use super::survey::{DealRef, Scope, Survey};
 
 /// After so many days an activity counts half.
@@ -161,12 +161,12 @@ pub type Queues<'a> = BTreeMap<Option<Arc<str>>, Vec<Place<'a>>>;
 
 /// The queues of all owners in a scope: open deals with an expected value, each with its places.
 pub fn queues<'a>(survey: &'a Survey, scope: &Scope, now: Timestamp) -> Queues<'a> {
-    let mut queues = Queues::new();
+    let mut queues: Counts<Option<&Arc<str>>, Vec<Place>> = Counts::default();
     for deal in survey.open(scope) {
         let Some(expected_value) = deal.expected_value() else {
             continue;
         };
-        queues.entry(deal.owner.clone()).or_default().push(Place {
+        queues.entry(deal.owner.as_ref()).or_default().push(Place {
             deal,
             expected_value,
             attention: attention(deal, now),
@@ -184,7 +184,10 @@ pub fn queues<'a>(survey: &'a Survey, scope: &Scope, now: Timestamp) -> Queues<'
             (place.value_rank, place.attention_rank, place.of) = (value_rank, attention_rank, of);
         }
     }
+    let queues = queues.into_iter();
     queues
+        .map(|(owner, queue)| (owner.cloned(), queue))
+        .collect()
 }
 
 /// Compares attention with expected value in each owner's queue; lists at most `limit` deals of either

@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::facts::{DealFacts, days_ago, days_between};
-use super::stats::{Quartiles, quantile};
+use super::stats::{Counts, Quartiles, quantile};
 use super::survey::{Scope, Survey};
 
 /// Loads are averages over this long, or since a rep's first deal.
@@ -68,7 +68,7 @@ struct Load {
 pub fn capacity(survey: &Survey, scope: &Scope, now: Timestamp) -> Capacity {
     let colleagues = scope.of_team();
     let since = days_ago(now, DAYS);
-    let mut loads: BTreeMap<&str, Load> = BTreeMap::new();
+    let mut loads: Counts<&str, Load> = Counts::default();
     let mut without_owner = 0;
     for deal in survey.within(&colleagues) {
         match deal.owner.as_deref() {
@@ -76,6 +76,7 @@ pub fn capacity(survey: &Survey, scope: &Scope, now: Timestamp) -> Capacity {
             None => without_owner += usize::from(deal.is_open()),
         }
     }
+    let loads: BTreeMap<&str, Load> = loads.into_iter().collect();
     let usual = usual(&loads, since, now);
     let at_work = loads
         .into_iter()

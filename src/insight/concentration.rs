@@ -6,6 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::facts::DealFacts;
+use super::stats::Counts;
 
 /// The largest deals are counted for these percentages of all.
 const TOPS_PERCENT: [usize; 3] = [1, 5, 10];
@@ -63,7 +64,7 @@ pub struct GroupShare {
 
 /// `None` if nothing is expected of any deal.
 pub fn concentration(open: &[&DealFacts]) -> Option<Concentration> {
-    let mut worths: Vec<(f64, &DealFacts)> = open
+    let worths: Vec<(f64, &DealFacts)> = open
         .iter()
         .filter_map(|deal| Some((deal.expected_value()?, *deal)))
         .collect();
@@ -71,10 +72,11 @@ pub fn concentration(open: &[&DealFacts]) -> Option<Concentration> {
     if total <= 0.0 {
         return None;
     }
-    worths.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.id.cmp(&b.1.id)));
+    let mut largest: Vec<f64> = worths.iter().map(|(worth, _)| *worth).collect();
+    largest.sort_unstable_by(|a, b| b.total_cmp(a));
     let top = TOPS_PERCENT.map(|percent| {
         let deals = (worths.len() * percent).div_ceil(100);
-        let expected_value: f64 = worths[..deals].iter().map(|(worth, _)| worth).sum();
+        let expected_value: f64 = largest[..deals].iter().sum();
         TopShare {
             percent,
             deals,
@@ -99,12 +101,14 @@ fn grouping<'a>(
     total: f64,
     name: impl Fn(&'a DealFacts) -> Option<&'a str>,
 ) -> Grouping {
-    let mut groups: BTreeMap<Option<&str>, (usize, f64)> = BTreeMap::new();
+    let mut groups: Counts<Option<&str>, (usize, f64)> = Counts::default();
     for (worth, deal) in worths {
         let group = groups.entry(name(deal)).or_default();
         group.0 += 1;
         group.1 += worth;
     }
+    // In an order, so that sums are the same each time.
+    let groups: BTreeMap<_, _> = groups.into_iter().collect();
     let mut listed: Vec<GroupShare> = (groups.into_iter())
         .map(|(name, (deals, expected_value))| GroupShare {
             name: name.map(str::to_owned),

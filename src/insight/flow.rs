@@ -1,6 +1,6 @@
 //! How deals move through the stages of their pipelines.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::facts::DealFacts;
 use super::period::Span;
-use super::stats::{Estimated, Quartiles, share};
+use super::stats::{Counts, Estimated, Quartiles, share};
 use super::survey::{Scope, StageKey, Survey};
 
 /// One stage of a pipeline: who is in it, and what became of the deals that entered it.
@@ -86,14 +86,14 @@ pub enum Next<'a> {
 /// The stages of all pipelines, by name, in the order in which deals go through them.
 pub struct Course<'a> {
     keys: Vec<&'a StageKey>,
-    places: HashMap<Option<&'a str>, HashMap<&'a str, usize>>,
+    places: Counts<Option<&'a str>, Counts<&'a str, usize>>,
 }
 
 impl<'a> Course<'a> {
     pub fn of(survey: &'a Survey) -> Self {
         let stages = survey.stages_in_order();
         let keys: Vec<&StageKey> = stages.into_iter().map(|(key, _)| key).collect();
-        let mut places: HashMap<Option<&str>, HashMap<&str, usize>> = HashMap::new();
+        let mut places: Counts<Option<&str>, Counts<&str, usize>> = Counts::default();
         for (place, (pipeline, stage)) in keys.iter().enumerate() {
             let places = places.entry(pipeline.as_deref()).or_default();
             places.insert(stage, place);

@@ -11,7 +11,7 @@ use super::capacity::{Capacity, RepLoad, capacity};
 use super::facts::{DealFacts, days_ago};
 use super::flow::{Course, Next, share_of_some};
 use super::period::{Period, Span, day_of, midnight};
-use super::stats::{Estimated, Quartiles};
+use super::stats::{Counts, Estimated, Quartiles};
 use super::survey::{Note, Scope, Survey};
 
 /// What counts as recent when a slump is looked for, and what as before.
@@ -268,7 +268,7 @@ fn tallies<'a>(
     course: &Course,
     spans: &Spans,
 ) -> BTreeMap<&'a str, Tally> {
-    let mut tallies: BTreeMap<&str, Tally> = BTreeMap::new();
+    let mut tallies: Counts<&str, Tally> = Counts::default();
     for deal in survey.within(scope) {
         let Some(owner) = deal.owner.as_deref() else {
             continue;
@@ -281,7 +281,7 @@ fn tallies<'a>(
             None => {}
         }
     }
-    tallies
+    tallies.into_iter().collect()
 }
 
 impl Tally {

@@ -5,6 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::facts::DealFacts;
+use super::flow::Course;
 use super::survey::{DealRef, Scope, StageBenchmark, Survey};
 
 /// Stalled deals, and the limits of the stages.
@@ -55,14 +56,13 @@ pub struct StalledDeal {
 
 /// Open deals beyond the limit of their stage; lists at most `limit` of them, counts all.
 pub fn stalled(survey: &Survey, scope: &Scope, now: Timestamp, limit: usize) -> Stalled {
-    let mut found: Vec<&DealFacts> = survey
+    let mut found: Vec<(f64, &DealFacts)> = survey
         .open(scope)
         .filter(|deal| survey.is_stalled(deal, now))
+        .map(|deal| (deal.expected_value().unwrap_or(-1.0), deal))
         .collect();
-    found.sort_by(|a, b| {
-        let worth = |deal: &DealFacts| deal.expected_value().unwrap_or(-1.0);
-        worth(b).total_cmp(&worth(a)).then_with(|| a.id.cmp(&b.id))
-    });
+    found.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.id.cmp(&b.1.id)));
+    let found: Vec<&DealFacts> = found.into_iter().map(|(_, deal)| deal).collect();
     let lost = found.iter().filter_map(|deal| value_lost(deal));
     Stalled {
         count: found.len(),
@@ -81,34 +81,29 @@ pub fn stalled(survey: &Survey, scope: &Scope, now: Timestamp, limit: usize) -> 
 
 fn stages(survey: &Survey, scope: &Scope, now: Timestamp) -> Vec<StalledStage> {
     let benchmarks = survey.stages_in_order().into_iter();
-    let in_scope = benchmarks.filter(|(key, _)| {
-        let is_asked = |wanted: &String| key.0.as_deref() == Some(wanted);
-        scope.pipeline.as_ref().is_none_or(is_asked)
-    });
-    let mut stages: Vec<_> = in_scope
-        .map(|(key, benchmark)| {
-            let stage = StalledStage {
-                benchmark: benchmark.clone(),
-                open: 0,
-                stalled: 0,
-                beyond_cutoff_now: 0,
-            };
-            (key, stage)
+    let mut stages: Vec<StalledStage> = benchmarks
+        .map(|(_, benchmark)| StalledStage {
+            benchmark: benchmark.clone(),
+            open: 0,
+            stalled: 0,
+            beyond_cutoff_now: 0,
         })
         .collect();
-    let places: std::collections::HashMap<_, _> = (stages.iter().enumerate())
-        .map(|(place, (key, _))| (*key, place))
-        .collect();
+    let course = Course::of(survey);
     for deal in survey.open(scope) {
         let Some(stage) = &deal.stage else { continue };
-        if let Some(&place) = places.get(&(deal.pipeline.clone(), stage.clone())) {
-            let stage = &mut stages[place].1;
+        if let Some(place) = course.place(deal.pipeline.as_deref(), stage) {
+            let stage = &mut stages[place];
             stage.open += 1;
             stage.stalled += usize::from(survey.is_stalled(deal, now));
             stage.beyond_cutoff_now += usize::from(is_beyond_cutoff(&stage.benchmark, deal, now));
         }
     }
-    stages.into_iter().map(|(_, stage)| stage).collect()
+    stages.retain(|stage| {
+        let pipeline = &stage.benchmark.pipeline;
+        scope.pipeline.is_none() || *pipeline == scope.pipeline
+    });
+    stages
 }
 
 fn listed(survey: &Survey, deal: &DealFacts, now: Timestamp) -> StalledDeal {

@@ -1,7 +1,12 @@
 //! Quantiles, ranks and intervals of small samples.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 use utoipa::ToSchema;
+
+/// What is counted by a few names over many deals, in no order.
+pub(super) type Counts<K, T> = HashMap<K, T, foldhash::fast::RandomState>;
 
 /// All intervals of insights are of the level that those of scores have.
 pub(super) use crate::scoring::INTERVAL_Z as Z;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
 use super::facts::DealFacts;
-use super::stats::{Quartiles, quantile};
+use super::stats::{Counts, Quartiles, quantile};
 use super::{InsightSettings, Visit};
 use crate::domain::{Currency, DealId};
 
@@ -29,6 +29,8 @@ pub struct Survey {
     /// Longest days in a stage where past deals do not say.
     pub stalled_days: u32,
     stages: OnceLock<BTreeMap<StageKey, StageBenchmark>>,
+    /// The same by the stage's name, which few pipelines share: asked for each deal.
+    by_name: OnceLock<Counts<Arc<str>, Vec<(Option<Arc<str>>, StageBenchmark)>>>,
     named: OnceLock<Named>,
     /// The deals in scope, for the scopes that were asked for last.
     picked: Mutex<Vec<(Scope, Arc<Picked>)>>,
@@ -194,6 +196,7 @@ impl Survey {
             settings,
             stalled_days,
             stages: OnceLock::new(),
+            by_name: OnceLock::new(),
             named: OnceLock::new(),
             picked: Mutex::default(),
         }
@@ -379,8 +382,20 @@ impl Survey {
 
     /// What is known of the stage that a deal is in.
     pub fn stage_of(&self, deal: &DealFacts) -> Option<&StageBenchmark> {
-        self.stages()
-            .get(&(deal.pipeline.clone(), deal.stage.clone()?))
+        let by_name = self.by_name.get_or_init(|| {
+            let mut by_name: Counts<Arc<str>, Vec<(Option<Arc<str>>, StageBenchmark)>> =
+                Counts::default();
+            for ((pipeline, stage), benchmark) in self.stages() {
+                let named = by_name.entry(stage.clone()).or_default();
+                named.push((pipeline.clone(), benchmark.clone()));
+            }
+            by_name
+        });
+        let named = by_name.get(deal.stage.as_deref()?)?;
+        let own = named
+            .iter()
+            .find(|(pipeline, _)| *pipeline == deal.pipeline);
+        own.map(|(_, benchmark)| benchmark)
     }
 
     /// The limit of each stage.

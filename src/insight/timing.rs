@@ -1,11 +1,10 @@
 //! When open deals will close if they are won: what won deals took from where a deal stands.
 
-use std::collections::HashMap;
-
 use jiff::Timestamp;
 
 use super::facts::{DealFacts, days_between};
 use super::flow::Course;
+use super::stats::Counts;
 use super::survey::{Scope, Survey};
 
 /// Won deals that have to say how long it takes, before what is less alike is asked.
@@ -59,18 +58,18 @@ pub struct Timing<'a> {
     bins: Bins,
     stays: Vec<Vec<Stay>>,
     /// Days from creation to the win, ascending: by pipeline, and of all.
-    cycles: HashMap<Option<&'a str>, Vec<f64>>,
+    cycles: Counts<Option<&'a str>, Vec<f64>>,
     all_cycles: Vec<f64>,
     /// The shares of the bins, for each kind of deal that was asked about.
     cells: Vec<Box<[f64]>>,
-    known: HashMap<(usize, usize, usize), usize>,
+    known: Counts<(usize, usize, usize), usize>,
 }
 
 impl<'a> Timing<'a> {
     pub fn of(survey: &'a Survey, before: Timestamp, bins: Bins) -> Self {
         let course = Course::of(survey);
         let mut stays: Vec<Vec<Stay>> = vec![Vec::new(); course.keys().len()];
-        let mut cycles: HashMap<Option<&str>, Vec<f64>> = HashMap::new();
+        let mut cycles: Counts<Option<&str>, Vec<f64>> = Counts::default();
         let won = survey
             .closed(&Scope::default())
             .filter(|deal| deal.is_won());
@@ -105,7 +104,7 @@ impl<'a> Timing<'a> {
             cycles,
             all_cycles,
             cells: Vec::new(),
-            known: HashMap::new(),
+            known: Counts::default(),
         }
     }
 

@@ -5,8 +5,6 @@ mod figures;
 mod filters;
 mod tables;
 
-use std::sync::Arc;
-
 use actix_web::web::{self, Data};
 use actix_web::{HttpRequest, HttpResponse};
 use askama::Template;
@@ -52,7 +50,7 @@ struct BoardPage {
     page: Page,
     filters: Filters,
     show: Show,
-    figures: Arc<Figures>,
+    figures: Figures,
     series_chart: Option<Html>,
     forecast_chart: Option<Html>,
     funnels: Vec<Funnel>,
@@ -207,17 +205,17 @@ pub async fn board(
     filters.offer(&survey);
     let base = survey.base_currency;
     let figures = boards.figures(survey, &filters, now).await?;
-    let mut funnels = funnels(&figures.summary.stages);
+    let mut funnels = funnels(&figures.period.summary.stages);
     let funnels_left = funnels.len().saturating_sub(FUNNELS_SHOWN);
     funnels.truncate(FUNNELS_SHOWN);
     layout::render(&BoardPage {
         page: Page::new(&viewer, "Board", Place::Board),
         show: Show { base },
-        series_chart: series_chart(&figures.summary, base),
-        forecast_chart: forecast_chart(&figures.forecast, base, figures.at),
+        series_chart: series_chart(&figures.period.summary, base),
+        forecast_chart: forecast_chart(&figures.horizon.forecast, base, figures.at()),
         funnels,
         funnels_left,
-        as_of: Moment(figures.at),
+        as_of: Moment(figures.at()),
         figures,
         filters,
     })
@@ -248,13 +246,13 @@ fn funnels(stages: &[StageFlow]) -> Vec<Funnel> {
 impl BoardPage {
     /// By name: where there are many, those who neglect most.
     fn owners(&self) -> Vec<&OwnerAttention> {
-        let owners = &self.figures.attention.owners;
+        let owners = &self.figures.deals.attention.owners;
         most(owners, |owner| owner.neglected_value)
     }
 
     /// By name: where there are many, those in a slump, and those who could gain most.
     fn reps(&self) -> Vec<&Rep> {
-        most(&self.figures.reps.reps, |rep| {
+        most(&self.figures.period.reps.reps, |rep| {
             let is_slump = rep.lately.as_ref().is_some_and(|lately| lately.is_slump);
             let gain = rep.focus.as_ref().map_or(0.0, |focus| focus.gain);
             if is_slump { f64::INFINITY } else { gain }
@@ -272,12 +270,15 @@ impl BoardPage {
             let benchmark = &limit.benchmark;
             (&benchmark.pipeline, &benchmark.stage) == (&stage.pipeline, &stage.stage)
         };
-        self.figures.stalled.stages.iter().find(of)
+        self.figures.deals.stalled.stages.iter().find(of)
     }
 
     /// Why there is no forecast.
     fn forecast_note(&self) -> String {
-        let told = [&self.figures.forecast.notes, &self.figures.summary.notes];
+        let told = [
+            &self.figures.horizon.forecast.notes,
+            &self.figures.period.summary.notes,
+        ];
         let note = told.into_iter().flatten().next();
         note.map_or_else(
             || "The past does not say enough for a forecast yet.".into(),
@@ -287,7 +288,7 @@ impl BoardPage {
 
     /// The class of the tag, its words, and what they mean here.
     fn verdict(&self) -> (&'static str, &'static str, String) {
-        let coverage = &self.figures.coverage;
+        let coverage = &self.figures.horizon.coverage;
         let money = |amount: Option<f64>| self.show.short(amount.unwrap_or(0.0)).text();
         let confidence = Percent(coverage.confidence).text();
         let (class, word, text) = match coverage.verdict {
@@ -333,11 +334,8 @@ impl BoardPage {
     /// The rep that is looked at alone.
     fn only_rep(&self) -> Option<&Rep> {
         let owner = self.filters.scope.owner.as_ref()?;
-        self.figures
-            .reps
-            .reps
-            .iter()
-            .find(|rep| rep.owner == *owner)
+        let mut reps = self.figures.period.reps.reps.iter();
+        reps.find(|rep| rep.owner == *owner)
     }
 
     fn load(&self, load: &RepLoad) -> &'static str {
@@ -475,11 +473,16 @@ fn attention_chart(survey: &Survey, queues: &attention::Queues) -> Option<Html> 
         .filter(|place| place.of > 1)
         .collect();
     let is_out = |place: &attention::Place| place.is_neglected(gap) || place.is_overworked(gap);
-    places.sort_by(|a, b| {
+    let order = |a: &&attention::Place, b: &&attention::Place| {
         let by_order = is_out(b).cmp(&is_out(a));
-        by_order.then_with(|| b.expected_value.total_cmp(&a.expected_value))
-    });
-    places.truncate(DOTS_MAX);
+        let by_value = by_order.then_with(|| b.expected_value.total_cmp(&a.expected_value));
+        by_value.then_with(|| a.deal.id.cmp(&b.deal.id))
+    };
+    if places.len() > DOTS_MAX {
+        places.select_nth_unstable_by(DOTS_MAX, order);
+        places.truncate(DOTS_MAX);
+    }
+    places.sort_unstable_by(order);
     let highest = places
         .iter()
         .map(|place| place.expected_value)
