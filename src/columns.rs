@@ -1059,7 +1059,7 @@ mod tests {
         let mut column = fit(ColumnType::Number, &numbers(&values)).unwrap();
         let bands = column.levels();
         assert!(bands >= 2);
-        let weights: Vec<f64> = (0..=bands).map(|i| 0.3 * i as f64).collect();
+        let weights: Vec<f64> = (0..column.width()).map(|i| 0.3 * i as f64).collect();
         column.take_coefficients(&weights);
         assert!(column.centered(400) > 0.5);
         let encoded = Encoder::new(&column).encode(&column, &Reading::Missing);

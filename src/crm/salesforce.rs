@@ -62,7 +62,14 @@ async fn write_batch(
     let records: Vec<_> = updates.iter().map(record).collect();
     let body = json!({ "allOrNone": false, "records": records });
     let path = format!("services/data/{version}/composite/sobjects");
-    let answer = api.send_json(Method::PATCH, &path, &body).await?;
+    let answer = match api.send_json(Method::PATCH, &path, &body).await {
+        // Records that are not there are told one by one: it is the interface that is not.
+        Err(CrmError::NotFound) => {
+            let reason = format!("there is no `{path}`: does Salesforce have that `api_version`?");
+            return Err(CrmError::Misconfigured(reason));
+        }
+        answer => answer?,
+    };
     let results = answer.body.as_array();
     match results {
         Some(results) if answer.status.is_success() && results.len() == updates.len() => {

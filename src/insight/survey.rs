@@ -30,7 +30,7 @@ pub struct Survey {
     pub stalled_days: u32,
     stages: OnceLock<BTreeMap<StageKey, StageBenchmark>>,
     /// The same by the stage's name, which few pipelines share: asked for each deal.
-    by_name: OnceLock<Counts<Arc<str>, Vec<(Option<Arc<str>>, StageBenchmark)>>>,
+    by_name: OnceLock<ByName>,
     named: OnceLock<Named>,
     /// The deals in scope, for the scopes that were asked for last.
     picked: Mutex<Vec<(Scope, Arc<Picked>)>>,
@@ -55,6 +55,9 @@ pub struct Named {
 
 /// A stage of a pipeline.
 pub type StageKey = (Option<Arc<str>>, Arc<str>);
+
+/// The stages of a name, with their pipelines.
+type ByName = Counts<Arc<str>, Vec<(Option<Arc<str>>, StageBenchmark)>>;
 
 /// Which deals are looked at; `None` takes all.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, ToSchema, IntoParams)]
@@ -383,8 +386,7 @@ impl Survey {
     /// What is known of the stage that a deal is in.
     pub fn stage_of(&self, deal: &DealFacts) -> Option<&StageBenchmark> {
         let by_name = self.by_name.get_or_init(|| {
-            let mut by_name: Counts<Arc<str>, Vec<(Option<Arc<str>>, StageBenchmark)>> =
-                Counts::default();
+            let mut by_name = ByName::default();
             for ((pipeline, stage), benchmark) in self.stages() {
                 let named = by_name.entry(stage.clone()).or_default();
                 named.push((pipeline.clone(), benchmark.clone()));

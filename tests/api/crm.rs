@@ -469,6 +469,22 @@ async fn deals_that_could_not_be_written_while_all_are_gone_through_are_written_
 }
 
 #[tokio::test]
+async fn an_interface_that_salesforce_does_not_have_is_no_missing_deal() {
+    let receiver = Receiver::with(|_| {
+        let reason = "The requested resource does not exist";
+        Reply::json(
+            404,
+            &json!([{ "errorCode": "NOT_FOUND", "message": reason }]),
+        )
+    });
+    let updates = [update("006000000000001AAA", json!({ "Grade__c": "A" }))];
+    let written = crm(CrmKind::Salesforce, &receiver).write(&updates).await;
+    let is_told =
+        |e: &CrmError| matches!(e, CrmError::Misconfigured(r) if r.contains("api_version"));
+    assert!(written.as_ref().is_err_and(is_told), "{written:?}");
+}
+
+#[tokio::test]
 async fn a_request_that_salesforce_refuses_as_a_whole_is_halved() {
     let receiver = Receiver::with(|request| {
         let records = request.json()["records"].as_array().unwrap().clone();
