@@ -95,6 +95,9 @@ impl Book {
     /// told of later, or something was written here since, the deal stays as it is.
     ///
     /// What was received of it and not yet applied stays, since it may tell of later.
+    ///
+    /// # Errors
+    /// `Busy` when other processes were faster again and again: `kept` is then to be looked up anew.
     pub async fn depart(
         &self,
         id: &DealId,
@@ -113,6 +116,9 @@ pub struct KeptEvent {
     pub seq: i64,
     /// As in [`Sighting::key`].
     pub key: String,
+    pub at: Timestamp,
+    /// Whether its CRM is asked for the whole deal on its account.
+    pub asks: bool,
 }
 
 impl Inner {
@@ -150,14 +156,15 @@ fn stays_since(
 ) -> Option<Timestamp> {
     let is_later = |event: &&StoredEvent| told_at(event).is_some_and(|at| at > departed_at);
     let later: Vec<&StoredEvent> = log.iter().filter(is_later).collect();
-    let returned_at = later.iter().copied().filter_map(told_at).max()?;
+    let told = later.iter().copied().filter_map(told_at);
+    let returned_at = told.chain(kept.iter().map(|event| event.at)).max()?;
     let is_nothing_of_before = later.len() == log.len();
     let is_written_here =
         |event: &StoredEvent| !is_observed(event) && event.received_at > departed_at;
     let can_be_told_again = |event: &&StoredEvent| match &event.external_id {
         Some(id) => kept.iter().any(|kept| kept.key == *id),
-        // Its CRM was asked for it, and will be again.
-        None => !kept.is_empty(),
+        // Its CRM was asked for it.
+        None => kept.iter().any(|kept| kept.asks),
     };
     let stays = is_nothing_of_before
         || log.iter().any(is_written_here)

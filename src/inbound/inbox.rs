@@ -127,7 +127,7 @@ pub(super) fn arrival(
         Err(reason) => (None, Some(reason)),
     };
     Arrival {
-        source: source.as_str(),
+        source: source.as_str().to_owned(),
         key,
         deal_id,
         body,

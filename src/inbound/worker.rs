@@ -123,6 +123,14 @@ pub(super) enum Asked {
     No,
 }
 
+/// Whether an event of a deal that is not known leaves nothing to ask the CRM for.
+fn is_whole(meaning: &Meaning) -> bool {
+    matches!(
+        meaning,
+        Meaning::Deleted | Meaning::Facts { is_birth: true, .. }
+    )
+}
+
 /// An event that was read.
 struct Read {
     seq: i64,
@@ -244,6 +252,11 @@ impl Applier {
             let last = known.get(id).and_then(|known| known.departed_at);
             if last == Some(at) {
                 let kept = self.told_since(id, at, now).await?;
+                let returned_at = known.get(id).and_then(|known| known.returned_at);
+                if kept.is_empty() && returned_at > last {
+                    // It is back, and what told so is no longer kept.
+                    continue;
+                }
                 match self.book.depart(id, at, kept).await {
                     Err(Error::NotFound { .. }) => {}
                     other => other?,
@@ -253,20 +266,21 @@ impl Applier {
         Ok(())
     }
 
-    /// What was applied of a deal, is still kept and tells of later.
+    /// What was received of a deal, is still kept and tells of later.
     async fn told_since(
         &self,
         id: &DealId,
         departed_at: Timestamp,
         now: Timestamp,
     ) -> Result<Vec<KeptEvent>> {
-        let applied = self.book.store().applied_to(id).await?;
-        let reads = applied
-            .iter()
-            .filter_map(|event| self.read(event, now).ok());
+        let received = self.book.store().received_of(id).await?;
+        let reads = received.iter();
+        let reads = reads.filter_map(|event| self.read(event, now).ok());
         let later = reads.filter(|read| read.reading.at > departed_at);
         let kept = later.map(|read| KeptEvent {
             seq: read.seq,
+            at: read.reading.at,
+            asks: self.crms.contains_key(&read.source) && !is_whole(&read.reading.meaning),
             key: read.key,
         });
         Ok(kept.collect())
@@ -521,6 +535,47 @@ mod tests {
         for (deal, order) in found {
             assert_eq!(deal.as_ref(), Some(&first), "{order:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_in_hand_when_a_deletion_arrives_late_is_told_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let applier = applier(&folder).await;
+        let store = applier.book.store();
+        take(&applier, [upserted(1), called(1)]).await;
+        // Applied, but whoever did so has not settled it yet.
+        store.put_in_inbox(&mut [upserted(3)]).await.unwrap();
+        let in_hand = store.claim_inbox(Claim::New, 1, now()).await.unwrap();
+        let settled = applier.apply(in_hand, now(), Asked::No).await.unwrap();
+        store.put_in_inbox(&mut [deleted(2)]).await.unwrap();
+        let deletion = store.claim_inbox(Claim::New, 2, now()).await.unwrap();
+        let deletion: Vec<_> = deletion.into_iter().skip(1).collect();
+        let departed = applier.apply(deletion, now(), Asked::No).await.unwrap();
+        assert_eq!(amount(&applier).await, None);
+        for settled in [settled, departed] {
+            store.settle_inbox(&settled, now()).await.unwrap();
+        }
+        take(&applier, []).await;
+        let id = DealId::new("d").unwrap();
+        let stored = store.deal(&id).await.unwrap().unwrap();
+        assert_eq!(stored.deal.amount.unwrap().to_string(), "3");
+        assert!(stored.deal.activities.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_deal_that_is_known_to_be_back_stays_when_its_deletion_is_told_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let applier = applier(&folder).await;
+        take(&applier, [upserted(1)]).await;
+        let id = DealId::new("d").unwrap();
+        let restored = Departure {
+            departed_at: None,
+            returned_at: Some(at(3)),
+        };
+        let store = applier.book.store();
+        store.put_departure(&id, restored).await.unwrap();
+        take(&applier, [deleted(2)]).await;
+        assert_eq!(amount(&applier).await.as_deref(), Some("1"));
     }
 
     #[tokio::test]

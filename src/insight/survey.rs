@@ -19,7 +19,7 @@ const PICKED_MAX: usize = 12;
 #[derive(Debug)]
 pub struct Survey {
     /// By id.
-    deals: Vec<Arc<DealFacts>>,
+    deals: Arc<[Arc<DealFacts>]>,
     /// When the past of the deals was last looked at.
     pub as_of: Timestamp,
     /// The champion; `None` while there is none.
@@ -192,7 +192,7 @@ impl Survey {
     ) -> Self {
         deals.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         Self {
-            deals,
+            deals: deals.into(),
             as_of,
             model_version,
             base_currency,
@@ -274,9 +274,9 @@ impl Survey {
         notes
     }
 
-    /// How many deals are not what they were in `other`, or not in both.
-    pub fn differences(&self, other: &Self) -> usize {
-        let (mut mine, mut theirs) = (self.deals.iter().peekable(), other.deals.iter().peekable());
+    /// How many deals are not what they were among `other` deals, by id, or not in both.
+    pub fn differences(&self, other: &[Arc<DealFacts>]) -> usize {
+        let (mut mine, mut theirs) = (self.deals.iter().peekable(), other.iter().peekable());
         let mut count = 0;
         while let (Some(a), Some(b)) = (mine.peek(), theirs.peek()) {
             let order = a.id.cmp(&b.id);
@@ -292,7 +292,7 @@ impl Survey {
     }
 
     /// All deals, by id.
-    pub fn deals(&self) -> &[Arc<DealFacts>] {
+    pub fn deals(&self) -> &Arc<[Arc<DealFacts>]> {
         &self.deals
     }
 
@@ -329,7 +329,7 @@ impl Survey {
             return picked.clone();
         }
         let mut picked = Picked::default();
-        for (place, deal) in (0..).zip(&self.deals) {
+        for (place, deal) in (0..).zip(self.deals.iter()) {
             if !scope.holds(deal) {
                 continue;
             }
@@ -341,6 +341,7 @@ impl Survey {
         }
         let picked = Arc::new(picked);
         let mut known = known();
+        known.retain(|(known, _)| known != scope);
         if known.len() == PICKED_MAX {
             known.remove(0);
         }
@@ -352,7 +353,7 @@ impl Survey {
     pub fn named(&self) -> &Named {
         self.named.get_or_init(|| {
             let mut named = Named::default();
-            for deal in &self.deals {
+            for deal in self.deals.iter() {
                 for (names, name) in [
                     (&mut named.pipelines, &deal.pipeline),
                     (&mut named.owners, &deal.owner),
@@ -430,7 +431,7 @@ struct Stays {
 
 fn benchmarks(survey: &Survey) -> BTreeMap<StageKey, StageBenchmark> {
     let mut stays: BTreeMap<StageKey, Stays> = BTreeMap::new();
-    for deal in &survey.deals {
+    for deal in survey.deals.iter() {
         for (before, visit) in deal.visits.iter().enumerate() {
             let key = (deal.pipeline.clone(), visit.stage.clone());
             let stays = stays.entry(key).or_default();
@@ -559,9 +560,9 @@ mod tests {
         assert_eq!(after.deal(&id("a")), None);
         assert_eq!(after.stages(), before.stages());
         // a is gone, b another, c new; w is as it was.
-        assert_eq!(after.differences(&before), 3);
-        assert_eq!(before.differences(&after), 3);
-        assert_eq!(before.differences(&before), 0);
+        assert_eq!(after.differences(before.deals()), 3);
+        assert_eq!(before.differences(after.deals()), 3);
+        assert_eq!(before.differences(before.deals()), 0);
     }
 
     #[test]

@@ -341,7 +341,11 @@ impl Store {
         }
         match departing {
             None => inbox::forget(&mut tx, id).await?,
-            Some(departing) => inbox::forget_before(&mut tx, id, departing).await?,
+            Some(departing) => {
+                if !inbox::forget_before(&mut tx, id, departing).await? {
+                    return Ok(Commit::Outdated);
+                }
+            }
         }
         Sql::new("DELETE FROM deals WHERE id = $1")
             .bind(id.as_str())

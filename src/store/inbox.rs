@@ -21,7 +21,7 @@ const PRUNE_ROWS: i64 = 2000;
 /// An event as it arrives.
 #[derive(Debug, Clone)]
 pub(crate) struct Arrival {
-    pub source: &'static str,
+    pub source: String,
     /// The same for each delivery of the same event.
     pub key: String,
     pub deal_id: Option<DealId>,
@@ -112,7 +112,7 @@ impl Store {
     /// new of each source.
     pub(crate) async fn put_in_inbox(&self, arrivals: &mut [Arrival]) -> Result<u64> {
         // In one order everywhere, so that two processes with the same events do not deadlock.
-        arrivals.sort_by(|a, b| (a.source, &a.key).cmp(&(b.source, &b.key)));
+        arrivals.sort_by(|a, b| (&a.source, &a.key).cmp(&(&b.source, &b.key)));
         let mut tx = self.writer.write().await?;
         let mut kept = 0;
         for chunk in arrivals.chunks(INSERT_ROWS_MAX) {
@@ -221,11 +221,11 @@ impl Store {
         tx.commit().await
     }
 
-    /// What was applied of a deal and is still kept as it came.
-    pub(crate) async fn applied_to(&self, id: &DealId) -> Result<Vec<InboxEvent>> {
+    /// What was received of a deal, dead letters apart, and is still kept as it came.
+    pub(crate) async fn received_of(&self, id: &DealId) -> Result<Vec<InboxEvent>> {
         let rows = Sql::new(format!(
             "SELECT {COLUMNS} FROM inbox
-             WHERE deal_id = $1 AND state = 'applied' AND body <> 'null' ORDER BY seq"
+             WHERE deal_id = $1 AND state <> 'dead' AND body <> 'null' ORDER BY seq"
         ))
         .bind(id.as_str())
         .fetch_all(&self.readers)
@@ -479,14 +479,11 @@ pub(super) async fn forget(tx: &mut Tx, id: &DealId) -> Result<()> {
 }
 
 /// Forgets what was received and applied of a deal that left its CRM. What tells of later is to be applied
-/// once more, and what waits stays: it is looked at later, and may tell that the deal is back.
-pub(super) async fn forget_before(tx: &mut Tx, id: &DealId, departing: &Departing) -> Result<()> {
-    if !departing.later.is_empty() {
-        let mut sql = Sql::new(
-            "UPDATE inbox SET state = 'new', settled_at = NULL, claimed_until = 0 WHERE seq IN ",
-        );
-        sql.push_list(departing.later.iter().copied());
-        sql.unkept().execute(&mut *tx).await?;
+/// once more, and what waits stays: it is looked at later, and may tell that the deal is back. `false` if
+/// not all that tells of later is there any more: then nothing may be forgotten.
+pub(super) async fn forget_before(tx: &mut Tx, id: &DealId, departing: &Departing) -> Result<bool> {
+    if !retell(tx, id, &departing.later).await? {
+        return Ok(false);
     }
     Sql::new("UPDATE inbox SET body = 'null' WHERE deal_id = $1 AND state = 'applied'")
         .bind(id.as_str())
@@ -497,7 +494,40 @@ pub(super) async fn forget_before(tx: &mut Tx, id: &DealId, departing: &Departin
         .bind(micros(departing.at))
         .execute(tx)
         .await?;
-    Ok(())
+    Ok(true)
+}
+
+/// Makes events new once more, under new numbers: who has one of them in hand settles what is no longer
+/// there.
+async fn retell(tx: &mut Tx, id: &DealId, seqs: &[i64]) -> Result<bool> {
+    for seqs in seqs.chunks(INSERT_ROWS_MAX) {
+        let list = |sql: &str| {
+            let mut sql = Sql::new(format!("{sql} FROM inbox WHERE body <> 'null' AND seq IN "));
+            sql.push_list(seqs.iter().copied());
+            sql.unkept()
+        };
+        let rows = list(&format!("SELECT {COLUMNS}"))
+            .fetch_all(&mut *tx)
+            .await?;
+        if rows.len() != seqs.len() {
+            return Ok(false);
+        }
+        let arrival = |row: &Row| -> Result<Arrival> {
+            let event = inbox_event(row)?;
+            Ok(Arrival {
+                source: event.source,
+                key: event.key,
+                deal_id: Some(id.clone()),
+                body: event.body,
+                dead: None,
+                received_at: event.received_at,
+            })
+        };
+        let arrivals = rows.iter().map(arrival).collect::<Result<Vec<_>>>()?;
+        list("DELETE").execute(&mut *tx).await?;
+        insert(tx, &arrivals).await?;
+    }
+    Ok(true)
 }
 
 /// Lets a deal come to be that was seen in its CRM at `seen_at`: if it had left before, it is back.
@@ -539,7 +569,7 @@ async fn insert(tx: &mut Tx, arrivals: &[Arrival]) -> Result<u64> {
             None => ("new", None),
         };
         sql.push(if index > 0 { ", (" } else { "(" });
-        sql.push_bind(arrival.source).push(", ");
+        sql.push_bind(&arrival.source).push(", ");
         sql.push_bind(&arrival.key).push(", ");
         let deal_id = arrival.deal_id.as_ref().map(DealId::as_str);
         sql.push_bind(deal_id).push(", ");

@@ -15,6 +15,8 @@ use crate::model::{Calibration, Scaling};
 const FOLDS: usize = 5;
 /// Rows that the choice looks at.
 const ROWS_MAX: usize = 20_000;
+/// Rows in their first stage, and later ones, that it takes to tell how far forms differ on them.
+const STAGE_ROWS_MIN: usize = 100;
 /// Standard errors by which a recipe must be worse for nothing to speak for it.
 const CLEARLY_WORSE: f64 = 3.0;
 /// Steps in a row that must be worse than the best before the search stops.
@@ -226,22 +228,34 @@ impl Folds {
         others: &[&Judgement],
         have_moved: &[bool],
     ) -> Disagreement {
-        let mean_square = |other: &Judgement, moved: bool| -> f64 {
-            let places =
-                (0..self.rows.len()).filter(|&place| have_moved[self.rows[place]] == moved);
-            let squares = places.map(|place| (chosen.eta[place] - other.eta[place]).powi(2));
-            let (sum, count) = squares.fold((0.0, 0), |(sum, n), square| (sum + square, n + 1));
-            sum / f64::from(count.max(1))
+        let of = |moved: bool| -> Vec<usize> {
+            let places = 0..self.rows.len();
+            places
+                .filter(|&place| have_moved[self.rows[place]] == moved)
+                .collect()
+        };
+        let mean_square = |other: &Judgement, places: &[usize]| -> f64 {
+            let squares = places
+                .iter()
+                .map(|&at| (chosen.eta[at] - other.eta[at]).powi(2));
+            squares.sum::<f64>() / places.len().max(1) as f64
         };
         let is_rival = |other: &&&Judgement| !self.is_better(other, chosen, CLEARLY_WORSE);
         let rivals: Vec<&&Judgement> = others.iter().filter(is_rival).collect();
-        let largest = |moved: bool| {
-            let squares = rivals.iter().map(|other| mean_square(other, moved));
+        let largest = |places: &[usize]| {
+            let squares = rivals.iter().map(|other| mean_square(other, places));
             squares.fold(0.0, f64::max)
         };
+        let (first, later) = (of(false), of(true));
+        if first.len().min(later.len()) < STAGE_ROWS_MIN {
+            return Disagreement {
+                first_stage: largest(&(0..self.rows.len()).collect::<Vec<_>>()),
+                later: None,
+            };
+        }
         Disagreement {
-            first_stage: largest(false),
-            later: have_moved.contains(&true).then(|| largest(true)),
+            first_stage: largest(&first),
+            later: Some(largest(&later)),
         }
     }
 

@@ -224,7 +224,14 @@ impl Recipe {
         };
         let heights = |design: &Design, rows: &[usize]| heights_by(design, won, deals, rows);
         let alphas = [self.alpha];
-        let design = &simplified(&mut columns.to_vec(), bands, self.bends);
+        let simple;
+        let design = match self.bends {
+            Bends::Bands | Bends::Crosses { .. } => bands,
+            bends => {
+                simple = simplified(&mut columns.to_vec(), bands, bends);
+                &simple
+            }
+        };
         let beside = match self.bends {
             Bends::Unchosen => return self,
             Bends::Lines | Bends::Curves | Bends::Bands => {
@@ -295,8 +302,10 @@ impl Recipe {
         won: &[bool],
         deals: &[usize],
     ) -> Result<(Design, Vec<Pair>)> {
-        let mut design = simplified(columns, &bands, self.bends);
-        drop(bands);
+        let mut design = match self.bends {
+            Bends::Bands | Bends::Crosses { .. } => bands,
+            bends => simplified(columns, &bands, bends),
+        };
         if let Bends::Unchosen = self.bends {
             return Ok((design, Vec::new()));
         }

@@ -26,7 +26,7 @@ use crate::insight::reps::{Reps, reps};
 use crate::insight::slipping::{Slipping, slipping};
 use crate::insight::stalled::{Stalled, stalled};
 use crate::insight::summary::{Summary, summary};
-use crate::insight::{Scope, Survey};
+use crate::insight::{DealFacts, Scope, Survey};
 use crate::pages::format::Html;
 
 /// Rows of a list on the page; files have more.
@@ -132,7 +132,8 @@ impl OfHorizon {
 pub struct Part<V> {
     figures: V,
     at: Timestamp,
-    survey: Arc<Survey>,
+    /// The deals that they are of, by id.
+    of: Arc<[Arc<DealFacts>]>,
     took: Duration,
 }
 
@@ -147,10 +148,10 @@ impl<V> Deref for Part<V> {
 impl<V> Part<V> {
     /// Whether these figures will do: nothing has changed, or little, and they take long to work out.
     fn is_good_enough(&self, survey: &Arc<Survey>, now: Timestamp) -> bool {
-        if Arc::ptr_eq(&self.survey, survey) {
+        if Arc::ptr_eq(&self.of, survey.deals()) {
             return self.took > QUICK || now.duration_since(self.at) <= FRESH;
         }
-        let changed = || survey.differences(&self.survey);
+        let changed = || survey.differences(&self.of);
         self.took > QUICK && CHANGED_ONE_IN * changed() <= survey.deals().len()
     }
 }
@@ -205,7 +206,7 @@ where
         let part = Arc::new(Part {
             figures,
             at: now,
-            survey,
+            of: survey.deals().clone(),
             took: started.elapsed(),
         });
         self.parts.insert(asked, part.clone());
