@@ -47,8 +47,7 @@ pub struct Judgement {
     /// Log-odds of each sampled row by the fit that had not seen its deal.
     eta: Vec<f64>,
     losses: Vec<f64>,
-    /// Their sum.
-    pub loss: f64,
+    loss: f64,
 }
 
 /// How far apart the forms are that cannot be told apart: variances of the log-odds.

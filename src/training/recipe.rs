@@ -1,6 +1,8 @@
 //! How far the model may bend and how far its weights are shrunk: found by looking at the training
 //! rows alone, and the same for every data set.
 
+use std::borrow::Cow;
+
 use super::choice::{Beside, Disagreement, Folds, Judgement, Step};
 use super::phase;
 use crate::columns::Column;
@@ -118,7 +120,7 @@ impl Recipe {
             (Bends::Curves, "trying curves"),
             (Bends::Bands, "trying bands"),
         ] {
-            let design = &simplified(&mut columns.to_vec(), bands, bends);
+            let design = &*simplified(&mut columns.to_vec(), Cow::Borrowed(bands), bends);
             if candidates.last().is_some() && design.width() == width {
                 // No number bends any further.
                 continue;
@@ -224,14 +226,7 @@ impl Recipe {
         };
         let heights = |design: &Design, rows: &[usize]| heights_by(design, won, deals, rows);
         let alphas = [self.alpha];
-        let simple;
-        let design = match self.bends {
-            Bends::Bands | Bends::Crosses { .. } => bands,
-            bends => {
-                simple = simplified(&mut columns.to_vec(), bands, bends);
-                &simple
-            }
-        };
+        let design = &*simplified(&mut columns.to_vec(), Cow::Borrowed(bands), self.bends);
         let beside = match self.bends {
             Bends::Unchosen => return self,
             Bends::Lines | Bends::Curves | Bends::Bands => {
@@ -302,10 +297,7 @@ impl Recipe {
         won: &[bool],
         deals: &[usize],
     ) -> Result<(Design, Vec<Pair>)> {
-        let mut design = match self.bends {
-            Bends::Bands | Bends::Crosses { .. } => bands,
-            bends => simplified(columns, &bands, bends),
-        };
+        let mut design = simplified(columns, Cow::Owned(bands), self.bends).into_owned();
         if let Bends::Unchosen = self.bends {
             return Ok((design, Vec::new()));
         }
@@ -418,18 +410,19 @@ fn crossed_heights(bands: &[f64], pairs: usize, alpha: f64, penalty: f64) -> Vec
 }
 
 /// The design of this form, crosses apart; the columns lose the curves and bands that it does not have.
-fn simplified(columns: &mut [Column], bands: &Design, bends: Bends) -> Design {
+fn simplified<'a>(columns: &mut [Column], bands: Cow<'a, Design>, bends: Bends) -> Cow<'a, Design> {
+    let simplify: fn(&mut Column) = match bends {
+        Bends::Unchosen | Bends::Lines => Column::straighten,
+        Bends::Curves => Column::drop_bands,
+        Bends::Bands | Bends::Crosses { .. } => return bands,
+    };
     let mut source = bands.blocks().iter();
     let mut blocks = Vec::new();
     for column in columns {
         let (before, lines_before) = (column.levels(), column.lines());
         let own = source.by_ref().take(lines_before + usize::from(before > 0));
         let own: Vec<&Block> = own.collect();
-        match bends {
-            Bends::Unchosen | Bends::Lines => column.straighten(),
-            Bends::Curves => column.drop_bands(),
-            Bends::Bands | Bends::Crosses { .. } => {}
-        }
+        simplify(column);
         let gone = (before - column.levels()) as u32;
         let curves = column.lines()..lines_before;
         for (_, block) in own
@@ -454,7 +447,8 @@ fn simplified(columns: &mut [Column], bands: &Design, bends: Bends) -> Design {
             }
         }
     }
-    Design::new(bands.rows(), blocks).expect("parts of a sound design are sound")
+    let design = Design::new(bands.rows(), blocks);
+    Cow::Owned(design.expect("parts of a sound design are sound"))
 }
 
 /// What a fit without crosses leaves unexplained; `rows` are the numbers of the design's rows.
