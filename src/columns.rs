@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::{AttributeValue, Exchange, Snapshot};
 use crate::error::Result;
 use crate::features::kinds::KindCount;
+use crate::features::pace::{self, Pace};
 use crate::features::{Feature, Needs, Reading, days_between, feature, is_name_of_feature};
 use crate::ingest::Mapping;
 use crate::ingest::mapping::ColumnType;
@@ -43,13 +44,15 @@ const ID_DEALS_MIN: usize = 100;
 const ATTRIBUTE: &str = "attributes.";
 
 /// Where the values of a column come from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// A row of the table of features.
     Feature(String),
     /// Activities of a kind; kinds are the company's own words.
     Activities(KindCount),
+    /// Days in the stage against what won deals took there.
+    Pace(Pace),
     /// An attribute of the company's own.
     Attribute(String),
 }
@@ -60,6 +63,7 @@ impl Source {
     pub fn column_name(&self) -> String {
         match self {
             Self::Activities(count) => count.name(),
+            Self::Pace(_) => pace::NAME.to_owned(),
             Self::Attribute(name) if is_name_of_feature(name) || name.starts_with(ATTRIBUTE) => {
                 format!("{ATTRIBUTE}{name}")
             }
@@ -232,7 +236,8 @@ impl Column {
         debug_assert_eq!(readings.len(), deals.len());
         let treatment = match holds {
             ColumnType::Number | ColumnType::Date => {
-                Treatment::Number(fit_number(readings, deals)?)
+                let is_ratio = matches!(source, Source::Pace(_));
+                Treatment::Number(fit_number(readings, deals, is_ratio)?)
             }
             ColumnType::Category | ColumnType::Boolean => {
                 Treatment::Category(fit_category(readings, deals)?)
@@ -413,6 +418,11 @@ impl Column {
 
     /// Whether every value in the column's range has a finite weight.
     pub fn is_sound(&self) -> bool {
+        if let Source::Pace(pace) = &self.source
+            && !pace.is_sound()
+        {
+            return false;
+        }
         match &self.treatment {
             Treatment::Number(t) => {
                 let is_finite = |x: f64| {
@@ -477,6 +487,7 @@ pub struct ColumnReader {
 enum Place {
     Feature(&'static Feature),
     Activities(KindCount),
+    Pace(Pace),
     Attribute(String),
 }
 
@@ -485,6 +496,7 @@ impl std::fmt::Debug for Place {
         match self {
             Self::Feature(feature) => f.debug_tuple("Feature").field(&feature.name).finish(),
             Self::Activities(count) => count.fmt(f),
+            Self::Pace(pace) => pace.fmt(f),
             Self::Attribute(name) => f.debug_tuple("Attribute").field(name).finish(),
         }
     }
@@ -505,6 +517,7 @@ impl ColumnReader {
             }
             // The mapping's tokens and aliases are of attributes.
             Source::Activities(count) => (Place::Activities(count.clone()), ""),
+            Source::Pace(pace) => (Place::Pace(pace.clone()), ""),
             Source::Attribute(name) => (Place::Attribute(name.clone()), name),
         };
         let aliases = mapping.aliases.get(name).cloned().unwrap_or_default();
@@ -531,6 +544,7 @@ impl ColumnReader {
         match &self.place {
             Place::Feature(feature) => (feature.read)(snapshot, exchange) != Reading::Missing,
             Place::Activities(count) => count.read(snapshot) != Reading::Missing,
+            Place::Pace(pace) => pace.read(snapshot) != Reading::Missing,
             Place::Attribute(name) => self.text(snapshot.attribute(name)).is_some(),
         }
     }
@@ -549,6 +563,7 @@ impl ColumnReader {
         match &self.place {
             Place::Feature(feature) => (feature.read)(snapshot, exchange),
             Place::Activities(count) => count.read(snapshot),
+            Place::Pace(pace) => pace.read(snapshot),
             Place::Attribute(name) => {
                 let Some(text) = self.text(snapshot.attribute(name)) else {
                     return Reading::Missing;
@@ -659,7 +674,13 @@ fn has_thousands_commas(text: &str) -> bool {
         && groups.all(|g| g.len() == 3 && g.bytes().all(|b| b.is_ascii_digit()))
 }
 
-fn fit_number(readings: &[Reading], deals: &[usize]) -> Result<NumberTreatment, String> {
+/// A ratio of times keeps its scale, lopsided or not: what is long overdue is worth less and less, and a
+/// logarithm would flatten that.
+fn fit_number(
+    readings: &[Reading],
+    deals: &[usize],
+    is_ratio: bool,
+) -> Result<NumberTreatment, String> {
     let values: Vec<f64> = readings
         .iter()
         .filter_map(|reading| match reading {
@@ -683,7 +704,10 @@ fn fit_number(readings: &[Reading], deals: &[usize]) -> Result<NumberTreatment, 
             "the same number wherever it is not missing ({differing} rows differ)"
         ));
     }
-    let transform = choose_transform(&values, low);
+    let transform = match is_ratio {
+        true => Transform::Identity,
+        false => choose_transform(&values, low),
+    };
     let transformed: Vec<f64> = values.iter().map(|v| transform.apply(*v)).collect();
     let (mean, deviation) = moments(&transformed);
     if !(deviation.is_finite() && deviation > 0.0) {

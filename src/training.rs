@@ -24,6 +24,7 @@ use crate::domain::probability::logistic;
 use crate::domain::{Deal, Exchange, LogOdds, Probability, Snapshot};
 use crate::error::{Error, Result};
 use crate::evaluation::Evaluation;
+use crate::features::pace::Pace;
 use crate::features::{self, FEATURES, Reading};
 use crate::ingest::Mapping;
 use crate::ingest::mapping::ColumnType;
@@ -261,7 +262,7 @@ fn build_columns(
 ) -> Result<Columns> {
     let mut dropped = forbidden(history, &options.mapping);
     dropped.extend(leakage::dropped(findings));
-    let mut sources = feature_sources(snapshots, deals, history.basis);
+    let mut sources = feature_sources(history, snapshots, deals);
     sources.extend(attribute_sources(history, &options.mapping));
     sources.retain(|source| !leakage::leaves_out(findings, source));
     let (mut columns, mut blocks) = (Vec::new(), Vec::new());
@@ -297,9 +298,10 @@ fn build_columns(
     })
 }
 
-/// The features that the rows allow, and counts of the kinds of activities that occur in them.
-fn feature_sources(snapshots: &[Snapshot], deals: &[usize], basis: Basis) -> Vec<Source> {
-    let has_past = basis == Basis::Landmarks;
+/// The features that the rows allow, counts of the kinds of activities that occur in them, and the pace of
+/// the deals that they are of.
+fn feature_sources(history: &History, snapshots: &[Snapshot], deals: &[usize]) -> Vec<Source> {
+    let has_past = history.basis == Basis::Landmarks;
     let moments = snapshots.iter().map(Snapshot::moment);
     let mut sources: Vec<Source> = FEATURES
         .iter()
@@ -309,6 +311,9 @@ fn feature_sources(snapshots: &[Snapshot], deals: &[usize], basis: Basis) -> Vec
     if has_past {
         let counts = features::kinds::counts(snapshots, deals);
         sources.extend(counts.into_iter().map(Source::Activities));
+        let of_rows = deals.chunk_by(|a, b| a == b).map(|same| same[0]);
+        let pace = Pace::of(of_rows.map(|deal| history.closed()[deal]));
+        sources.extend(pace.map(Source::Pace));
     }
     sources
 }
@@ -361,7 +366,7 @@ fn column_reader(
 ) -> Result<ColumnReader> {
     let reader = ColumnReader::new(source, ColumnType::Category, &options.mapping)?;
     let holds = match source {
-        Source::Feature(_) | Source::Activities(_) => {
+        Source::Feature(_) | Source::Activities(_) | Source::Pace(_) => {
             holds_of_feature(&reader, snapshots, &options.exchange)
         }
         Source::Attribute(name) => {

@@ -6,6 +6,7 @@ pub mod deal;
 pub mod money;
 pub mod probability;
 pub mod snapshot;
+pub mod visits;
 
 pub use deal::{Activity, AttributeValue, Deal, DealId, FieldChange, Outcome};
 pub use money::{Currency, Exchange};

@@ -193,7 +193,13 @@ impl DealFacts {
             closed_at: deal.closed_at,
             expected_close_at: known.expected_close_at(),
             stage_entered_at: known.stage_entered_at(),
-            visits: visits(deal, known.moment(), lens.names),
+            visits: (deal.visits(known.moment()).into_iter())
+                .map(|visit| Visit {
+                    stage: lens.names.get(visit.stage),
+                    entered_at: visit.entered_at,
+                    left_at: visit.left_at,
+                })
+                .collect(),
             pushes,
             last_activity_at: known.activities().last().map(|activity| activity.at),
             activities: recent.iter().map(|activity| activity.at).collect(),
@@ -291,47 +297,6 @@ fn recent_activities<'a>(known: &Snapshot<'a>) -> &'a [crate::domain::Activity] 
     let since = since.unwrap_or(Timestamp::MIN);
     let first = activities.partition_point(|activity| activity.at < since);
     &activities[first..]
-}
-
-fn visits(deal: &Deal, until: Timestamp, names: &Names) -> Vec<Visit> {
-    let mut visits: Vec<Visit> = Vec::new();
-    let ended_at = deal.closed_at.filter(|_| !deal.is_open());
-    for change in &deal.history {
-        let (AttributeValue::Text(stage), "stage") = (&change.value, change.field.as_str()) else {
-            continue;
-        };
-        // What a deal is moved to as it closes is no stage that it waits in.
-        let is_close = ended_at.is_some_and(|ended_at| change.at >= ended_at);
-        if change.at > until || is_close {
-            break;
-        }
-        if let Some(last) = visits.last_mut() {
-            if *last.stage == **stage {
-                continue;
-            }
-            last.left_at = Some(change.at);
-        }
-        visits.push(Visit {
-            stage: names.get(stage),
-            entered_at: change.at,
-            left_at: None,
-        });
-    }
-    match visits.last_mut() {
-        Some(last) => last.left_at = ended_at,
-        None => visits.extend(only_stage(deal, names)),
-    }
-    visits
-}
-
-/// The stay of an open deal in a stage that it never left.
-fn only_stage(deal: &Deal, names: &Names) -> Option<Visit> {
-    let stage = deal.stage.as_deref().filter(|_| deal.is_open())?;
-    Some(Visit {
-        stage: names.get(stage),
-        entered_at: deal.created_at?,
-        left_at: None,
-    })
 }
 
 fn pushes(deal: &Deal, until: Timestamp) -> Vec<Push> {

@@ -330,7 +330,7 @@ impl<'a> Facts<'a> {
                 let mut mapped = mapping.deal.named();
                 mapped.any(|(mapped, column)| mapped == field && is_kept(column))
             }
-            Source::Activities(_) => false,
+            Source::Activities(_) | Source::Pace(_) => false,
         }
     }
 
@@ -460,8 +460,8 @@ fn tells_of(deal: &Deal, source: &Source) -> bool {
         // An attribute with the name of a field has no history: that one is the field's.
         Source::Attribute(name) if DEAL_FIELDS.contains(&name.as_str()) => return false,
         Source::Attribute(name) | Source::Feature(name) => name,
-        // Every activity has its date.
-        Source::Activities(_) => return true,
+        // Every activity has its date, and so has every stage.
+        Source::Activities(_) | Source::Pace(_) => return true,
     };
     deal.history.iter().any(|change| change.field == *field)
 }
