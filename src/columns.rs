@@ -167,6 +167,10 @@ pub struct CategoryTreatment {
     pub other: Option<Level>,
     /// What a missing value weighs; without it, a missing value weighs nothing.
     pub missing: Option<Level>,
+    /// Variance to expect of a level's weight, log-odds squared: what is not known of one never seen. Not in
+    /// models that were trained before it was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level_variance: Option<f64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -335,6 +339,23 @@ impl Column {
         self.add_to_levels(levels, |_, added| added);
     }
 
+    /// Takes the variance that weights of levels are expected to have.
+    pub fn take_level_variance(&mut self, variance: f64) {
+        if let Treatment::Category(t) = &mut self.treatment {
+            t.level_variance = Some(variance);
+        }
+    }
+
+    /// The variance that comes with a level of which nothing is known, log-odds squared: a new rep is average
+    /// until shown otherwise, and may be anybody.
+    pub fn unknown_variance(&self, value: Encoded) -> f64 {
+        let is_unknown = value.code == NO_LEVEL || value.oddity == Some(Oddity::UnseenCategory);
+        match &self.treatment {
+            Treatment::Category(t) if is_unknown => t.level_variance.unwrap_or(0.0),
+            Treatment::Category(_) | Treatment::Number(_) => 0.0,
+        }
+    }
+
     /// Adds to the weight of each level, in the order of codes.
     pub fn shift_levels(&mut self, shifts: &[f64]) {
         debug_assert_eq!(shifts.len(), self.levels());
@@ -432,7 +453,7 @@ impl Column {
                 };
                 t.low <= t.high && is_finite(t.low) && is_finite(t.high)
             }
-            Treatment::Category(_) => true,
+            Treatment::Category(t) => t.level_variance.is_none_or(|variance| variance >= 0.0),
         }
     }
 
@@ -448,7 +469,10 @@ impl Column {
                 numbers.extend(bands.flat_map(|b| [b.low, b.high, b.coefficient]));
                 numbers.extend(t.missing.iter().map(|level| level.coefficient));
             }
-            Treatment::Category(t) => numbers.extend(t.all().map(|level| level.coefficient)),
+            Treatment::Category(t) => {
+                numbers.extend(t.all().map(|level| level.coefficient));
+                numbers.extend(t.level_variance);
+            }
         }
         numbers
     }
@@ -865,6 +889,7 @@ fn fit_category(readings: &[Reading], deals: &[usize]) -> Result<CategoryTreatme
         levels: kept_levels.map(|(v, n)| Level::new(v, n.rows)).collect(),
         other: (rare_deals >= deals_min).then(|| Level::new("other", rare_count)),
         missing: (missing_count >= MISSING_ROWS_MIN).then(|| Level::new("missing", missing_count)),
+        level_variance: None,
     })
 }
 

@@ -1,11 +1,13 @@
 //! A trained model as a value, and as one readable JSON file.
 
+pub mod doubts;
+
 use std::collections::HashSet;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -17,12 +19,16 @@ use crate::error::{Error, Result};
 use crate::evaluation::Evaluation;
 use crate::evaluation::recalibration::Recalibration;
 use crate::ingest::Mapping;
+use crate::scoring::INTERVAL_Z;
+use doubts::Doubts;
 
 /// What every model file says first.
 const FORMAT: &str = "dealrank-model";
 const FORMAT_VERSION: u32 = 1;
 /// No history gives odds of e^50; contributions have the same limit.
 const INTERCEPT_MAX: f64 = 50.0;
+/// Nor do intervals reach farther.
+const MARGIN_MAX: f64 = 100.0;
 /// Nor does any calibration stretch or shift log-odds that far.
 const CALIBRATION_MAX: f64 = 20.0;
 
@@ -94,10 +100,13 @@ pub struct Training {
     pub alpha: f64,
     /// The same for the cells of crosses, in log-odds; `None` in a model without.
     pub cross_penalty: Option<f64>,
-    /// Variance between the forms that cross-validation could not tell apart, log-odds squared: part of
-    /// every interval.
-    pub disagreement: f64,
-    /// The same of deals that have moved on from the stage in which they began; `None` if it is no other.
+    /// What intervals add to the covariance of the coefficients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubts: Option<Doubts>,
+    /// Of models without doubts, which were trained before: the variance between forms, the same at all
+    /// log-odds, and that of deals that have moved on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disagreement: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disagreement_later: Option<f64>,
     /// What cross-validation tried, each form with its best penalty; empty where deals were too few.
@@ -513,11 +522,33 @@ impl Model {
         calibration.scaling(snapshot.has_moved())
     }
 
-    /// What forms that cannot be told apart add to the variance of the log-odds of a deal like this.
-    pub fn disagreement(&self, snapshot: &Snapshot) -> f64 {
-        let later = self.training.disagreement_later;
-        let of_later = later.filter(|_| snapshot.has_moved());
-        of_later.unwrap_or(self.training.disagreement)
+    /// How far the interval of a deal reaches below and above its calibrated log-odds, given the log-odds
+    /// before calibration and the variance that the coefficients leave.
+    pub fn margins(&self, snapshot: &Snapshot, log_odds: f64, variance: f64) -> (f64, f64) {
+        let has_moved = snapshot.has_moved();
+        let slope = self.scaling(snapshot).slope;
+        let half = |variance: f64| slope * INTERVAL_Z * variance.sqrt();
+        let Some(doubts) = &self.training.doubts else {
+            let later = self.training.disagreement_later.filter(|_| has_moved);
+            let apart = later.or(self.training.disagreement).unwrap_or(0.0);
+            let margin = half(variance + apart).min(MARGIN_MAX);
+            return (margin, margin);
+        };
+        let age = snapshot
+            .created_at()
+            .map(|at| snapshot.moment().duration_since(at));
+        let days = match age.is_some_and(|age| age < SignedDuration::from_hours(24)) {
+            true => 0.0,
+            false => *doubts.days.of(has_moved),
+        };
+        let forms = doubts::variance_between(doubts.forms.of(has_moved), log_odds);
+        let half = half(variance + forms + days);
+        let (below, above) = doubts::reliability_at(doubts.reliability.of(has_moved), log_odds);
+        // The smaller of the two is also the one that is a number.
+        (
+            half.hypot(below).min(MARGIN_MAX),
+            half.hypot(above).min(MARGIN_MAX),
+        )
     }
 
     /// The place of a column among the model's.
@@ -579,7 +610,8 @@ impl Model {
         // Scoring counts on all of them: nothing it is given may make it fail.
         if self.intercept.abs() > INTERCEPT_MAX
             || !self.training.disagreement_later.is_none_or(is_variance)
-            || !is_variance(self.training.disagreement)
+            || !self.training.disagreement.is_none_or(is_variance)
+            || !self.training.doubts.as_ref().is_none_or(Doubts::is_sound)
             || !self.columns.iter().all(Column::is_sound)
         {
             return damaged("a number is beyond what training can give");

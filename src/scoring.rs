@@ -256,11 +256,13 @@ impl Scorer {
         let mut contributions: Vec<Contribution> = Vec::with_capacity(encoded.len());
         // The deal's row in the design, uncentered as the covariance is; the intercept comes last.
         let (mut ones, mut numbers) = (vec![self.model.width()], Vec::new());
+        let mut unknown = 0.0;
         for ((column, ready), (reading, &encoded)) in (self.model.columns.iter())
             .zip(self.columns.iter())
             .zip(readings.iter().zip(&encoded))
         {
             contributions.push(Contribution::alone(contribution(column, encoded)));
+            unknown += column.unknown_variance(encoded);
             let first_level = ready.offset + column.lines();
             if encoded.code != NO_LEVEL {
                 ones.push(first_level + encoded.code as usize);
@@ -282,11 +284,10 @@ impl Scorer {
         let log_odds = self.intercept + contributions.iter().map(|c| c.total).sum::<f64>();
         let reasons = self.reasons(&readings, &encoded, &contributions);
         let scaling = self.model.scaling(&snapshot);
-        let probability = probability(scaling.apply(log_odds));
-        let variance = self.model.covariance.variance(&ones, &numbers);
-        // The smaller of the two is also the one that is a number.
-        let margin = (INTERVAL_Z * (variance + self.model.disagreement(&snapshot)).sqrt())
-            .min(2.0 * CONTRIBUTION_MAX);
+        let variance = self.model.covariance.variance(&ones, &numbers) + unknown;
+        let (below, above) = self.model.margins(&snapshot, log_odds, variance);
+        let calibrated = scaling.apply(log_odds);
+        let probability = probability(calibrated);
         let (expected_value, value_warning) = self.expected_value(&snapshot, probability);
         warnings.extend(value_warning);
         Score {
@@ -294,8 +295,8 @@ impl Scorer {
             win_probability: probability,
             interval: Interval {
                 level: INTERVAL_LEVEL,
-                low: self::probability(scaling.apply(log_odds - margin)),
-                high: self::probability(scaling.apply(log_odds + margin)),
+                low: self::probability(calibrated - below),
+                high: self::probability(calibrated + above),
             },
             score: (100.0 * probability.get()).round().clamp(1.0, 99.0) as u8,
             grade: self.grade(probability),

@@ -6,6 +6,7 @@
 mod calibration;
 pub mod challenge;
 mod choice;
+mod doubts;
 mod judging;
 mod leakage;
 pub mod recalibration;
@@ -35,6 +36,7 @@ use crate::model::{
 };
 use crate::progress::{OnProgress, Progress};
 use crate::scoring::Scorer;
+use doubts::Phase;
 use judging::judge;
 use recipe::Recipe;
 use rows::{History, Row};
@@ -179,7 +181,7 @@ fn fit(
     let snapshots: Vec<Snapshot> = rows.iter().map(|row| history.snapshot(row)).collect();
     let won: Vec<bool> = rows.iter().map(|row| row.won).collect();
     let deals: Vec<usize> = rows.iter().map(|row| row.deal).collect();
-    let have_moved: Vec<bool> = snapshots.iter().map(Snapshot::has_moved).collect();
+    let phases = phases(history, &rows, &snapshots);
     let Columns {
         mut columns,
         dropped,
@@ -189,9 +191,9 @@ fn fit(
     let recipe = match recipe {
         Some(recipe) => {
             on_progress(phase("calibrating", 0, 1));
-            recipe.calibrated(&columns, &design, &won, &deals, &have_moved)
+            recipe.calibrated(&columns, &design, &won, &deals, &phases)
         }
-        None => Recipe::choose(&columns, &design, &won, &deals, &have_moved, on_progress),
+        None => Recipe::choose(&columns, &design, &won, &deals, &phases, on_progress),
     };
     let (won_deals, lost_deals) = history.outcomes(&deals);
     let recipe = scarcity::restrained(recipe, won_deals, lost_deals);
@@ -206,12 +208,18 @@ fn fit(
     };
     let mut fitted = estimator::fit(problem, None)?;
     fitted.intercept += scarcity::intercept_shift(won_deals, lost_deals);
-    let covariance = covariance(problem, &fitted, &deals, recipe.expected_square(&deals))?;
+    let expected_square = recipe.expected_square(&deals);
+    let covariance = covariance(problem, &fitted, &deals, expected_square)?;
     let weights = design.weights(&fitted.coefficients);
+    let heights = design.weights(&vec![1.0; weights.len()]);
     let mut rest = &weights[..];
     for column in &mut columns {
+        let first_level = weights.len() - rest.len() + column.lines();
         let (own, others) = rest.split_at(column.width());
         column.take_coefficients(own);
+        if let Some(height) = heights.get(first_level) {
+            column.take_level_variance(expected_square * height * height);
+        }
         rest = others;
     }
     let codes = LevelCodes::of(&columns, &design);
@@ -222,8 +230,8 @@ fn fit(
         .sum();
     let calibration = recipe.calibration.unwrap_or(Calibration::IDENTITY);
     let mut eta = design.linear_predictor(&fitted.params());
-    for (eta, &has_moved) in eta.iter_mut().zip(&have_moved) {
-        *eta = calibration.scaling(has_moved).apply(*eta);
+    for (eta, phase) in eta.iter_mut().zip(&phases) {
+        *eta = calibration.scaling(phase.has_moved).apply(*eta);
     }
     let parts = ModelParts {
         trained_at: options.trained_at,
@@ -243,6 +251,19 @@ fn fit(
     };
     on_progress(phase("fitting", 1, 1));
     Ok((Model::new(parts), recipe))
+}
+
+/// Where deals stand in their rows.
+fn phases(history: &History, rows: &[&Row], snapshots: &[Snapshot]) -> Vec<Phase> {
+    let phase = |(row, snapshot): (&&Row, &Snapshot)| {
+        let is_landmark =
+            history.basis == Basis::Landmarks && snapshot.created_at() != Some(row.at);
+        Phase {
+            has_moved: snapshot.has_moved(),
+            date: is_landmark.then_some(row.at),
+        }
+    };
+    rows.iter().zip(snapshots).map(phase).collect()
 }
 
 struct Columns {
@@ -420,8 +441,9 @@ fn training_facts(
         form: recipe.form(),
         alpha: recipe.alpha,
         cross_penalty: recipe.cross_penalty(),
-        disagreement: recipe.disagreement.first_stage,
-        disagreement_later: recipe.disagreement.later,
+        doubts: Some(recipe.doubts.clone()),
+        disagreement: None,
+        disagreement_later: None,
         tried: recipe.tried.clone(),
         is_confirmed_by_linfa: fitted.is_confirmed,
     }
@@ -645,7 +667,10 @@ mod tests {
         let mut twins = model.columns.clone();
         twins[1].name = twins[0].name.clone();
         assert!(reason(with(model.intercept, twins)).contains("same name"));
-        let doubtless = parts(&|parts| parts.training.disagreement = -1.0);
+        let doubtless = parts(&|parts| {
+            let doubts = parts.training.doubts.as_mut().unwrap();
+            doubts.days.first_stage = -1.0;
+        });
         assert!(reason(doubtless).contains("beyond"));
         // Larger than any number: the interval is all that there can be, and nothing fails.
         let width = model.width() + 1;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DAY_S, Reading, seconds_between};
+use super::{DAY_S, Reading, days_between, seconds_between};
 use crate::domain::{Deal, Outcome, Snapshot};
 
 /// The name of the column.
@@ -70,7 +70,7 @@ impl Pace {
         })
     }
 
-    /// Days since the stage was entered, in units of what is usual there; missing where it is unknown
+    /// Whole days since the stage was entered, in units of what is usual there; missing where it is unknown
     /// when that was.
     pub fn read<'a>(&self, snapshot: &Snapshot<'a>) -> Reading<'a> {
         let (Some(stage), Some(entered_at)) = (snapshot.stage(), snapshot.stage_entered_at())
@@ -78,10 +78,11 @@ impl Pace {
             return Reading::Missing;
         };
         let pipeline = snapshot.pipeline();
-        let is_here = |usual: &&Usual| usual.stage == stage && usual.pipeline.as_deref() == pipeline;
+        let is_here =
+            |usual: &&Usual| usual.stage == stage && usual.pipeline.as_deref() == pipeline;
         let usual = self.stages.iter().find(is_here);
         let usual_days = usual.map_or(self.other_days, |usual| usual.days);
-        let days = seconds_between(entered_at, snapshot.moment()) / DAY_S as f64;
+        let days = days_between(entered_at, snapshot.moment());
         Reading::Number((days.max(0.0) / usual_days).min(RATIO_MAX))
     }
 

@@ -9,6 +9,7 @@ use flate2::{Compression, GzBuilder};
 
 use super::opening::ATTRIBUTES;
 use super::{Settings, SimulatedDeal, extra, pipeline};
+use crate::domain::probability::PROBABILITY_MIN;
 use crate::domain::{AttributeValue, Deal};
 use crate::error::Result;
 use crate::ingest::document;
@@ -218,13 +219,11 @@ fn cell(value: Option<&AttributeValue>) -> String {
 }
 
 fn truth_row(simulated: &SimulatedDeal) -> [String; 3] {
+    // As scores are: a truth of 0 would have no log-odds.
+    let text = |p: f64| format!("{:.6}", p.clamp(PROBABILITY_MIN, 1.0 - PROBABILITY_MIN));
     [
         simulated.deal.id.to_string(),
-        format!("{:.6}", simulated.truth.p_at_creation),
-        simulated
-            .truth
-            .p_now
-            .map(|p| format!("{p:.6}"))
-            .unwrap_or_default(),
+        text(simulated.truth.p_at_creation),
+        simulated.truth.p_now.map(text).unwrap_or_default(),
     ]
 }

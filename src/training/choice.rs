@@ -6,19 +6,20 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+use super::doubts::{Phase, Rival, by_phase, forms_apart, reliability, variance_of_dates};
 use super::{SEED, calibration};
 use crate::error::Result;
 use crate::learning::design::{Block, Design};
 use crate::learning::estimator::{self, Problem};
+use crate::model::doubts::{ByPhase, FormsApart, Reliability};
 use crate::model::{Calibration, Scaling};
 
 const FOLDS: usize = 5;
 /// Rows that the choice looks at.
 const ROWS_MAX: usize = 20_000;
-/// Rows in their first stage, and later ones, that it takes to tell how far forms differ on them.
-const STAGE_ROWS_MIN: usize = 100;
-/// Standard errors by which a recipe must be worse for nothing to speak for it.
-const CLEARLY_WORSE: f64 = 3.0;
+/// Standard errors by which a recipe is worse that still counts for much: the standard deviation of a normal
+/// curve.
+const RIVAL_ERRORS: f64 = 2.0;
 /// Steps in a row that must be worse than the best before the search stops.
 const WORSE_MAX: usize = 2;
 /// Twice the gain in log-likelihood that a calibration needs: chance gives this much to two
@@ -48,15 +49,6 @@ pub struct Judgement {
     eta: Vec<f64>,
     losses: Vec<f64>,
     loss: f64,
-}
-
-/// How far apart the forms are that cannot be told apart: variances of the log-odds.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Disagreement {
-    /// Of deals that are in the stage in which they began, and of those without stages.
-    pub first_stage: f64,
-    /// Of deals that have moved on.
-    pub later: Option<f64>,
 }
 
 /// Folds of whole deals. Of many rows, a sample of deals is enough: the best penalty is a property of
@@ -205,57 +197,69 @@ impl Folds {
     /// Whether the second recipe is better than the first by more than so many standard errors of the
     /// difference, over deals.
     pub fn is_better(&self, first: &Judgement, second: &Judgement, errors: f64) -> bool {
+        let (gain, error) = self.gain(first, second);
+        gain > errors * error
+    }
+
+    /// By how much less a deal costs under the second recipe, and the standard error of that.
+    fn gain(&self, first: &Judgement, second: &Judgement) -> (f64, f64) {
         let gains = first.losses.iter().zip(&second.losses).map(|(f, s)| f - s);
         let gains = self.by_deal(gains);
         let count = gains.len() as f64;
         let mean = gains.iter().sum::<f64>() / count;
         let variance = gains.iter().map(|g| (g - mean) * (g - mean)).sum::<f64>() / count;
-        mean > errors * (variance / count).sqrt()
+        (mean, (variance / count).sqrt())
     }
 
-    /// How far the log-odds of other recipes are from those of the chosen one: the mean squared
-    /// difference over rows, of the recipe where it is largest among those that are not clearly worse. What
-    /// the data cannot tell apart, an interval must cover (Buckland, Burnham and Augustin, "Model
-    /// Selection: An Integral Part of Inference", Biometrics 1997, average where this takes the farthest:
-    /// on simulated deals the average covered a little too few).
-    ///
-    /// Forms differ most on deals that have gone far, so that those have a variance of their own.
-    /// `have_moved` is of all rows.
-    pub fn disagreement(
+    /// How far the other recipes are from the chosen one, which counts the less the more standard errors they
+    /// are worse: at two of them `exp(-1/2)`. `phases` are of all rows.
+    pub fn forms_apart(
         &self,
         chosen: &Judgement,
         others: &[&Judgement],
-        have_moved: &[bool],
-    ) -> Disagreement {
-        let of = |moved: bool| -> Vec<usize> {
-            let places = 0..self.rows.len();
-            places
-                .filter(|&place| have_moved[self.rows[place]] == moved)
-                .collect()
+        phases: &[Phase],
+    ) -> ByPhase<Vec<FormsApart>> {
+        let weight = |other: &Judgement| {
+            let (gain, error) = self.gain(other, chosen);
+            let errors = if gain > 0.0 { gain / error } else { 0.0 };
+            (-0.5 * (errors / RIVAL_ERRORS).powi(2)).exp()
         };
-        let mean_square = |other: &Judgement, places: &[usize]| -> f64 {
-            let squares = places
-                .iter()
-                .map(|&at| (chosen.eta[at] - other.eta[at]).powi(2));
-            squares.sum::<f64>() / places.len().max(1) as f64
-        };
-        let is_rival = |other: &&&Judgement| !self.is_better(other, chosen, CLEARLY_WORSE);
-        let rivals: Vec<&&Judgement> = others.iter().filter(is_rival).collect();
-        let largest = |places: &[usize]| {
-            let squares = rivals.iter().map(|other| mean_square(other, places));
-            squares.fold(0.0, f64::max)
-        };
-        let (first, later) = (of(false), of(true));
-        if first.len().min(later.len()) < STAGE_ROWS_MIN {
-            return Disagreement {
-                first_stage: largest(&(0..self.rows.len()).collect::<Vec<_>>()),
-                later: None,
-            };
-        }
-        Disagreement {
-            first_stage: largest(&first),
-            later: Some(largest(&later)),
-        }
+        let rivals = others.iter().map(|other| Rival {
+            eta: &other.eta,
+            weight: weight(other),
+        });
+        let rivals: Vec<Rival> = rivals.collect();
+        by_phase(&self.own(phases), |places| {
+            forms_apart(&chosen.eta, &rivals, places)
+        })
+    }
+
+    /// How far deals may be from what was predicted of them, and what the deals of a date share.
+    /// `phases` are of all rows.
+    pub fn reliability(
+        &self,
+        judged: &Judgement,
+        calibration: Option<Calibration>,
+        phases: &[Phase],
+    ) -> (ByPhase<Vec<Reliability>>, ByPhase<f64>) {
+        let phases = self.own(phases);
+        let calibration = calibration.unwrap_or(Calibration::IDENTITY);
+        let eta = phases.iter().zip(&judged.eta);
+        let calibrated: Vec<f64> = eta
+            .map(|(phase, &eta)| calibration.scaling(phase.has_moved).apply(eta))
+            .collect();
+        let shares = by_phase(&phases, |places| {
+            reliability(&judged.eta, &calibrated, &self.won, &self.deals, places)
+        });
+        let days = by_phase(&phases, |places| {
+            variance_of_dates(&calibrated, &self.won, &phases, places)
+        });
+        (shares, days)
+    }
+
+    /// Of all rows to those of the sample.
+    fn own(&self, phases: &[Phase]) -> Vec<Phase> {
+        self.rows.iter().map(|&row| phases[row]).collect()
     }
 
     fn by_deal(&self, values: impl Iterator<Item = f64>) -> Vec<f64> {
@@ -299,11 +303,11 @@ impl Folds {
 
     /// What the rows that the coefficients had not seen say of the log-odds: in all, if it helps, and
     /// where some deals have moved on from their first stage, of those and of the others apart.
-    /// `have_moved` is of all rows.
-    pub fn calibration(&self, judged: &Judgement, have_moved: &[bool]) -> Option<Calibration> {
+    /// `phases` are of all rows.
+    pub fn calibration(&self, judged: &Judgement, phases: &[Phase]) -> Option<Calibration> {
         let of_all = self.scaling(judged);
         let (later, first): (Vec<usize>, Vec<usize>) =
-            (0..self.rows.len()).partition(|&place| have_moved[self.rows[place]]);
+            (0..self.rows.len()).partition(|&place| phases[self.rows[place]].has_moved);
         if first.is_empty() || later.is_empty() {
             return of_all.map(Calibration::of_all);
         }

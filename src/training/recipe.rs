@@ -3,7 +3,8 @@
 
 use std::borrow::Cow;
 
-use super::choice::{Beside, Disagreement, Folds, Judgement, Step};
+use super::choice::{Beside, Folds, Judgement, Step};
+use super::doubts::Phase;
 use super::phase;
 use crate::columns::Column;
 use crate::crosses::{LevelCodes, Pair, Unexplained};
@@ -12,6 +13,7 @@ use crate::error::Result;
 use crate::learning::design::{Block, Design, NO_LEVEL};
 use crate::learning::estimator::{self, Problem};
 use crate::learning::shrinkage;
+use crate::model::doubts::Doubts;
 use crate::model::{Calibration, Form, Tried};
 use crate::progress::OnProgress;
 
@@ -35,7 +37,7 @@ const EVIDENCE_PRODUCTS_MAX: usize = 200_000_000;
 pub struct Recipe {
     pub alpha: f64,
     pub calibration: Option<Calibration>,
-    pub disagreement: Disagreement,
+    pub doubts: Doubts,
     pub tried: Vec<Tried>,
     bends: Bends,
 }
@@ -87,13 +89,13 @@ impl Recipe {
         bands: &Design,
         won: &[bool],
         deals: &[usize],
-        have_moved: &[bool],
+        phases: &[Phase],
         on_progress: OnProgress,
     ) -> Self {
         let unchosen = Self {
             alpha: ALPHA_UNCHOSEN,
             calibration: None,
-            disagreement: Disagreement::default(),
+            doubts: Doubts::default(),
             tried: Vec::new(),
             bends: Bends::Unchosen,
         };
@@ -101,7 +103,7 @@ impl Recipe {
         let bands = &bands.select(&sample);
         let won: Vec<bool> = sample.iter().map(|&row| won[row]).collect();
         let deals: Vec<usize> = sample.iter().map(|&row| deals[row]).collect();
-        let have_moved: Vec<bool> = sample.iter().map(|&row| have_moved[row]).collect();
+        let phases: Vec<Phase> = sample.iter().map(|&row| phases[row]).collect();
         let (won, deals) = (&won[..], &deals[..]);
         let Some(folds) = Folds::new(won, deals) else {
             return unchosen;
@@ -169,12 +171,12 @@ impl Recipe {
                 judged,
             });
         }
-        Self::simplest_of(&folds, &candidates, &have_moved)
+        Self::simplest_of(&folds, &candidates, &phases)
     }
 
     /// The simplest candidate that none of the richer ones, which follow it, beats by more than the
     /// standard error of the difference. A curve is as simple as a line: it has to be better.
-    fn simplest_of(folds: &Folds, candidates: &[Candidate], have_moved: &[bool]) -> Self {
+    fn simplest_of(folds: &Folds, candidates: &[Candidate], phases: &[Phase]) -> Self {
         let better = |best, rich: &Candidate| {
             let errors = match rich.bends {
                 Bends::Curves => 0.0,
@@ -198,10 +200,16 @@ impl Recipe {
             cross_penalty: c.bends.cross_penalty(),
             log_loss: folds.log_loss(&c.judged),
         });
+        let calibration = folds.calibration(&chosen.judged, phases);
+        let (reliability, days) = folds.reliability(&chosen.judged, calibration, phases);
         Self {
             alpha: chosen.alpha,
-            calibration: folds.calibration(&chosen.judged, have_moved),
-            disagreement: folds.disagreement(&chosen.judged, &others, have_moved),
+            calibration,
+            doubts: Doubts {
+                forms: folds.forms_apart(&chosen.judged, &others, phases),
+                reliability,
+                days,
+            },
             tried: tried.collect(),
             bends: chosen.bends,
         }
@@ -215,9 +223,9 @@ impl Recipe {
         bands: &Design,
         won: &[bool],
         deals: &[usize],
-        have_moved: &[bool],
+        phases: &[Phase],
     ) -> Self {
-        let folds = match have_moved.contains(&true) {
+        let folds = match phases.iter().any(|phase| phase.has_moved) {
             true => Folds::of_at_most(CALIBRATION_ROWS_MAX, won, deals),
             false => None,
         };
@@ -249,10 +257,19 @@ impl Recipe {
             }
         };
         match folds.judge(design, beside, |_, _| ()) {
-            Some(judged) => Self {
-                calibration: folds.calibration(&judged, have_moved),
-                ..self
-            },
+            Some(judged) => {
+                let calibration = folds.calibration(&judged, phases);
+                let (reliability, days) = folds.reliability(&judged, calibration, phases);
+                Self {
+                    calibration,
+                    doubts: Doubts {
+                        forms: self.doubts.forms,
+                        reliability,
+                        days,
+                    },
+                    ..self
+                }
+            }
             None => self,
         }
     }
@@ -262,6 +279,7 @@ impl Recipe {
         Self {
             alpha: ALPHA_UNCHOSEN,
             calibration: None,
+            doubts: Doubts::default(),
             bends: Bends::Unchosen,
             ..self
         }
@@ -517,7 +535,14 @@ mod tests {
         let column = Column::fit("size".into(), source, ColumnType::Number, &readings, &deals);
         let mut columns = vec![column.unwrap()];
         let design = Design::new(ROWS, columns[0].blocks(&readings)).unwrap();
-        let recipe = Recipe::choose(&columns, &design, &won, &deals, &[false; ROWS], &silent);
+        let recipe = Recipe::choose(
+            &columns,
+            &design,
+            &won,
+            &deals,
+            &[Phase::default(); ROWS],
+            &silent,
+        );
         assert_eq!(recipe.form(), Form::Curves, "{:?}", recipe.tried);
         let (design, pairs) = recipe.design(&mut columns, design, &won, &deals).unwrap();
         assert_eq!((design.width(), columns[0].width(), pairs.len()), (2, 2, 0));
@@ -544,7 +569,14 @@ mod tests {
             columns.push(column);
         }
         let design = Design::new(ROWS, blocks).unwrap();
-        let recipe = Recipe::choose(&columns, &design, &won, &deals, &[false; ROWS], &silent);
+        let recipe = Recipe::choose(
+            &columns,
+            &design,
+            &won,
+            &deals,
+            &[Phase::default(); ROWS],
+            &silent,
+        );
         assert_eq!(recipe.tried.len(), 3, "{:?}", recipe.tried);
         assert_eq!(recipe.form(), Form::Lines, "{:?}", recipe.tried);
         let wins = won.iter().filter(|won| **won).count() as f64 / ROWS as f64;
