@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::{AttributeValue, Exchange, Snapshot};
 use crate::error::Result;
 use crate::features::kinds::KindCount;
-use crate::features::pace::{self, Pace};
+use crate::features::usual::Usual;
 use crate::features::{Feature, Needs, Reading, days_between, feature, is_name_of_feature};
 use crate::ingest::Mapping;
 use crate::ingest::mapping::ColumnType;
@@ -51,8 +51,8 @@ pub enum Source {
     Feature(String),
     /// Activities of a kind; kinds are the company's own words.
     Activities(KindCount),
-    /// Days in the stage against what won deals took there.
-    Pace(Pace),
+    /// What is usual in the stage, for a deal like this.
+    Usual(Usual),
     /// An attribute of the company's own.
     Attribute(String),
 }
@@ -63,7 +63,7 @@ impl Source {
     pub fn column_name(&self) -> String {
         match self {
             Self::Activities(count) => count.name(),
-            Self::Pace(_) => pace::NAME.to_owned(),
+            Self::Usual(usual) => usual.name().to_owned(),
             Self::Attribute(name) if is_name_of_feature(name) || name.starts_with(ATTRIBUTE) => {
                 format!("{ATTRIBUTE}{name}")
             }
@@ -240,8 +240,8 @@ impl Column {
         debug_assert_eq!(readings.len(), deals.len());
         let treatment = match holds {
             ColumnType::Number | ColumnType::Date => {
-                let is_ratio = matches!(source, Source::Pace(_));
-                Treatment::Number(fit_number(readings, deals, is_ratio)?)
+                let is_usual = matches!(source, Source::Usual(_));
+                Treatment::Number(fit_number(readings, deals, is_usual)?)
             }
             ColumnType::Category | ColumnType::Boolean => {
                 Treatment::Category(fit_category(readings, deals)?)
@@ -439,8 +439,8 @@ impl Column {
 
     /// Whether every value in the column's range has a finite weight.
     pub fn is_sound(&self) -> bool {
-        if let Source::Pace(pace) = &self.source
-            && !pace.is_sound()
+        if let Source::Usual(usual) = &self.source
+            && !usual.is_sound()
         {
             return false;
         }
@@ -511,7 +511,7 @@ pub struct ColumnReader {
 enum Place {
     Feature(&'static Feature),
     Activities(KindCount),
-    Pace(Pace),
+    Usual(Usual),
     Attribute(String),
 }
 
@@ -520,7 +520,7 @@ impl std::fmt::Debug for Place {
         match self {
             Self::Feature(feature) => f.debug_tuple("Feature").field(&feature.name).finish(),
             Self::Activities(count) => count.fmt(f),
-            Self::Pace(pace) => pace.fmt(f),
+            Self::Usual(usual) => usual.fmt(f),
             Self::Attribute(name) => f.debug_tuple("Attribute").field(name).finish(),
         }
     }
@@ -541,7 +541,7 @@ impl ColumnReader {
             }
             // The mapping's tokens and aliases are of attributes.
             Source::Activities(count) => (Place::Activities(count.clone()), ""),
-            Source::Pace(pace) => (Place::Pace(pace.clone()), ""),
+            Source::Usual(usual) => (Place::Usual(usual.clone()), ""),
             Source::Attribute(name) => (Place::Attribute(name.clone()), name),
         };
         let aliases = mapping.aliases.get(name).cloned().unwrap_or_default();
@@ -568,7 +568,7 @@ impl ColumnReader {
         match &self.place {
             Place::Feature(feature) => (feature.read)(snapshot, exchange) != Reading::Missing,
             Place::Activities(count) => count.read(snapshot) != Reading::Missing,
-            Place::Pace(pace) => pace.read(snapshot) != Reading::Missing,
+            Place::Usual(usual) => usual.read(snapshot) != Reading::Missing,
             Place::Attribute(name) => self.text(snapshot.attribute(name)).is_some(),
         }
     }
@@ -587,7 +587,7 @@ impl ColumnReader {
         match &self.place {
             Place::Feature(feature) => (feature.read)(snapshot, exchange),
             Place::Activities(count) => count.read(snapshot),
-            Place::Pace(pace) => pace.read(snapshot),
+            Place::Usual(usual) => usual.read(snapshot),
             Place::Attribute(name) => {
                 let Some(text) = self.text(snapshot.attribute(name)) else {
                     return Reading::Missing;
@@ -703,7 +703,7 @@ fn has_thousands_commas(text: &str) -> bool {
 fn fit_number(
     readings: &[Reading],
     deals: &[usize],
-    is_ratio: bool,
+    is_usual: bool,
 ) -> Result<NumberTreatment, String> {
     let values: Vec<f64> = readings
         .iter()
@@ -728,7 +728,7 @@ fn fit_number(
             "the same number wherever it is not missing ({differing} rows differ)"
         ));
     }
-    let transform = match is_ratio {
+    let transform = match is_usual {
         true => Transform::Identity,
         false => choose_transform(&values, low),
     };

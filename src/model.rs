@@ -6,8 +6,8 @@ use std::collections::HashSet;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -525,30 +525,23 @@ impl Model {
     /// How far the interval of a deal reaches below and above its calibrated log-odds, given the log-odds
     /// before calibration and the variance that the coefficients leave.
     pub fn margins(&self, snapshot: &Snapshot, log_odds: f64, variance: f64) -> (f64, f64) {
-        let has_moved = snapshot.has_moved();
         let slope = self.scaling(snapshot).slope;
         let half = |variance: f64| slope * INTERVAL_Z * variance.sqrt();
         let Some(doubts) = &self.training.doubts else {
-            let later = self.training.disagreement_later.filter(|_| has_moved);
+            let later = self
+                .training
+                .disagreement_later
+                .filter(|_| snapshot.has_moved());
             let apart = later.or(self.training.disagreement).unwrap_or(0.0);
             let margin = half(variance + apart).min(MARGIN_MAX);
             return (margin, margin);
         };
-        let age = snapshot
-            .created_at()
-            .map(|at| snapshot.moment().duration_since(at));
-        let days = match age.is_some_and(|age| age < SignedDuration::from_hours(24)) {
-            true => 0.0,
-            false => *doubts.days.of(has_moved),
-        };
-        let forms = doubts::variance_between(doubts.forms.of(has_moved), log_odds);
-        let half = half(variance + forms + days);
-        let (below, above) = doubts::reliability_at(doubts.reliability.of(has_moved), log_odds);
-        // The smaller of the two is also the one that is a number.
-        (
-            half.hypot(below).min(MARGIN_MAX),
-            half.hypot(above).min(MARGIN_MAX),
-        )
+        let phase = snapshot.phase();
+        let half = half(variance + doubts::form_variance(doubts.forms.of(phase), log_odds));
+        let (below, above) = doubts::reliability_at(doubts.reliability.of(phase), log_odds);
+        // The smaller of two is also the one that is a number.
+        let margin = |record: f64| half.max(record).min(MARGIN_MAX);
+        (margin(below), margin(above))
     }
 
     /// The place of a column among the model's.

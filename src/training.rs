@@ -22,10 +22,10 @@ use crate::baseline::{self, Baseline, Reads, Scored};
 use crate::columns::{Column, ColumnReader, Source};
 use crate::crosses::LevelCodes;
 use crate::domain::probability::logistic;
-use crate::domain::{Deal, Exchange, LogOdds, Probability, Snapshot};
+use crate::domain::{Deal, Exchange, LogOdds, Phase, Probability, Snapshot};
 use crate::error::{Error, Result};
 use crate::evaluation::Evaluation;
-use crate::features::pace::Pace;
+use crate::features::usual::Usual;
 use crate::features::{self, FEATURES, Reading};
 use crate::ingest::Mapping;
 use crate::ingest::mapping::ColumnType;
@@ -36,7 +36,6 @@ use crate::model::{
 };
 use crate::progress::{OnProgress, Progress};
 use crate::scoring::Scorer;
-use doubts::Phase;
 use judging::judge;
 use recipe::Recipe;
 use rows::{History, Row};
@@ -181,7 +180,7 @@ fn fit(
     let snapshots: Vec<Snapshot> = rows.iter().map(|row| history.snapshot(row)).collect();
     let won: Vec<bool> = rows.iter().map(|row| row.won).collect();
     let deals: Vec<usize> = rows.iter().map(|row| row.deal).collect();
-    let phases = phases(history, &rows, &snapshots);
+    let phases: Vec<Phase> = snapshots.iter().map(Snapshot::phase).collect();
     let Columns {
         mut columns,
         dropped,
@@ -231,7 +230,7 @@ fn fit(
     let calibration = recipe.calibration.unwrap_or(Calibration::IDENTITY);
     let mut eta = design.linear_predictor(&fitted.params());
     for (eta, phase) in eta.iter_mut().zip(&phases) {
-        *eta = calibration.scaling(phase.has_moved).apply(*eta);
+        *eta = calibration.scaling(*phase == Phase::Later).apply(*eta);
     }
     let parts = ModelParts {
         trained_at: options.trained_at,
@@ -253,19 +252,6 @@ fn fit(
     Ok((Model::new(parts), recipe))
 }
 
-/// Where deals stand in their rows.
-fn phases(history: &History, rows: &[&Row], snapshots: &[Snapshot]) -> Vec<Phase> {
-    let phase = |(row, snapshot): (&&Row, &Snapshot)| {
-        let is_landmark =
-            history.basis == Basis::Landmarks && snapshot.created_at() != Some(row.at);
-        Phase {
-            has_moved: snapshot.has_moved(),
-            date: is_landmark.then_some(row.at),
-        }
-    };
-    rows.iter().zip(snapshots).map(phase).collect()
-}
-
 struct Columns {
     columns: Vec<Column>,
     dropped: Vec<Dropped>,
@@ -283,9 +269,15 @@ fn build_columns(
 ) -> Result<Columns> {
     let mut dropped = forbidden(history, &options.mapping);
     dropped.extend(leakage::dropped(findings));
-    let mut sources = feature_sources(history, snapshots, deals);
-    sources.extend(attribute_sources(history, &options.mapping));
+    let mut attributes: Vec<&str> = attribute_names(history, &options.mapping).collect();
+    attributes.retain(|name| !leakage::leaves_out(findings, &Source::Attribute((*name).into())));
+    let mut sources = feature_sources(history, snapshots, deals, &attributes);
     sources.retain(|source| !leakage::leaves_out(findings, source));
+    sources.extend(
+        attributes
+            .into_iter()
+            .map(|name| Source::Attribute(name.into())),
+    );
     let (mut columns, mut blocks) = (Vec::new(), Vec::new());
     for (done, source) in sources.iter().enumerate() {
         on_progress(phase("reading columns", done, sources.len()));
@@ -319,9 +311,14 @@ fn build_columns(
     })
 }
 
-/// The features that the rows allow, counts of the kinds of activities that occur in them, and the pace of
-/// the deals that they are of.
-fn feature_sources(history: &History, snapshots: &[Snapshot], deals: &[usize]) -> Vec<Source> {
+/// The features that the rows allow, counts of the kinds of activities that occur in them, and what is
+/// usual for the deals that they are of, by the attributes that may be used.
+fn feature_sources(
+    history: &History,
+    snapshots: &[Snapshot],
+    deals: &[usize],
+    attributes: &[&str],
+) -> Vec<Source> {
     let has_past = history.basis == Basis::Landmarks;
     let moments = snapshots.iter().map(Snapshot::moment);
     let mut sources: Vec<Source> = FEATURES
@@ -333,22 +330,19 @@ fn feature_sources(history: &History, snapshots: &[Snapshot], deals: &[usize]) -
         let counts = features::kinds::counts(snapshots, deals);
         sources.extend(counts.into_iter().map(Source::Activities));
         let of_rows = deals.chunk_by(|a, b| a == b).map(|same| same[0]);
-        let pace = Pace::of(of_rows.map(|deal| history.closed()[deal]));
-        sources.extend(pace.map(Source::Pace));
+        let usual = Usual::of(of_rows.map(|deal| history.closed()[deal]), attributes);
+        sources.extend(usual.into_iter().map(Source::Usual));
     }
     sources
 }
 
 /// The attributes that may be used.
-fn attribute_sources<'a>(
+fn attribute_names<'a>(
     history: &'a History,
     mapping: &'a Mapping,
-) -> impl Iterator<Item = Source> + 'a {
-    history
-        .attribute_names()
-        .into_iter()
-        .filter(|name| why_forbidden(name, mapping).is_none())
-        .map(|name| Source::Attribute(name.into()))
+) -> impl Iterator<Item = &'a str> + 'a {
+    let names = history.attribute_names().into_iter();
+    names.filter(|name| why_forbidden(name, mapping).is_none())
 }
 
 /// Columns that the mapping forbids, those too that were not even read from the file.
@@ -387,7 +381,7 @@ fn column_reader(
 ) -> Result<ColumnReader> {
     let reader = ColumnReader::new(source, ColumnType::Category, &options.mapping)?;
     let holds = match source {
-        Source::Feature(_) | Source::Activities(_) | Source::Pace(_) => {
+        Source::Feature(_) | Source::Activities(_) | Source::Usual(_) => {
             holds_of_feature(&reader, snapshots, &options.exchange)
         }
         Source::Attribute(name) => {
@@ -669,7 +663,7 @@ mod tests {
         assert!(reason(with(model.intercept, twins)).contains("same name"));
         let doubtless = parts(&|parts| {
             let doubts = parts.training.doubts.as_mut().unwrap();
-            doubts.days.first_stage = -1.0;
+            doubts.forms.new[0].variance = -1.0;
         });
         assert!(reason(doubtless).contains("beyond"));
         // Larger than any number: the interval is all that there can be, and nothing fails.

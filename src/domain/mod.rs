@@ -11,4 +11,4 @@ pub mod visits;
 pub use deal::{Activity, AttributeValue, Deal, DealId, FieldChange, Outcome};
 pub use money::{Currency, Exchange};
 pub use probability::{LogOdds, Probability};
-pub use snapshot::Snapshot;
+pub use snapshot::{Phase, Snapshot};

@@ -21,6 +21,17 @@ pub struct Snapshot<'a> {
     activities: &'a [Activity],
 }
 
+/// Where in its life a deal stands. What is known of it, and how well, differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Created within a day, or nobody knows when, and in its first stage: it is what it was made.
+    New,
+    /// Older, in the stage that it began in.
+    FirstStage,
+    /// It has left that stage.
+    Later,
+}
+
 impl<'a> Snapshot<'a> {
     /// The deal at `at`. A deal without a past is what it is now, whatever the moment.
     pub fn at(deal: &'a Deal, at: Timestamp) -> Self {
@@ -113,6 +124,17 @@ impl<'a> Snapshot<'a> {
     /// Whether the deal has left the stage that it began in, as far as its stages are known.
     pub fn has_moved(&self) -> bool {
         self.stages().nth(1).is_some()
+    }
+
+    pub fn phase(&self) -> Phase {
+        let age = self.created_at().map(|at| self.at.duration_since(at));
+        if self.has_moved() {
+            Phase::Later
+        } else if age.is_none_or(|age| age < SignedDuration::from_hours(24)) {
+            Phase::New
+        } else {
+            Phase::FirstStage
+        }
     }
 
     /// The stage before the present one; unknown for a deal that is still in its first.

@@ -1,23 +1,45 @@
-//! Activities counted by kind. Kinds are a company's own words, so that which are counted is found by
-//! looking at the training rows; the model names them.
+//! Activities counted by kind, and where a kind comes in several sorts, by direction and outcome: a call
+//! that nobody answered tells something else than one that the customer made. Kinds and outcomes are a
+//! company's own words, so that which are counted is found by looking at the training rows; the model
+//! names them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::{DAY_S, Reading};
-use crate::domain::Snapshot;
+use crate::domain::{Activity, Snapshot};
 
 /// Kinds that are counted at most, the commonest first.
 const KINDS_MAX: usize = 7;
-/// Deals that must have a kind for it to be counted.
+/// Sorts that a kind is counted by at most, the commonest first.
+const SORTS_MAX: usize = 4;
+/// Deals that must have a kind, or a sort of it, for it to be counted.
 const KIND_DEALS_MIN: usize = 20;
 
 /// How many activities of one kind there were.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KindCount {
     pub kind: String,
+    /// Those of one sort alone; all of the kind where it comes in one sort only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sort: Option<Sort>,
     pub within: Within,
+}
+
+/// What is told of an activity besides its kind.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Sort {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direction: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<String>,
+}
+
+impl Sort {
+    fn is_of(&self, activity: &Activity) -> bool {
+        self.direction == activity.direction && self.outcome == activity.outcome
+    }
 }
 
 /// Which activities count.
@@ -34,11 +56,18 @@ pub enum Within {
 const COUNTED: [Within; 2] = [Within::Stage, Within::Days(30)];
 
 impl KindCount {
-    /// The name of its column: `activities_in_stage:call`, `activities_30d:call`.
+    /// The name of its column: `activities_in_stage:call`, `activities_30d:call/outbound/no_answer`.
     pub fn name(&self) -> String {
+        let sort = self.sort.iter();
+        let told = sort.flat_map(|sort| sort.direction.iter().chain(&sort.outcome));
+        let words: Vec<&str> = std::iter::once(&self.kind)
+            .chain(told)
+            .map(String::as_str)
+            .collect();
+        let words = words.join("/");
         match self.within {
-            Within::Stage => format!("activities_in_stage:{}", self.kind),
-            Within::Days(days) => format!("activities_{days}d:{}", self.kind),
+            Within::Stage => format!("activities_in_stage:{words}"),
+            Within::Days(days) => format!("activities_{days}d:{words}"),
         }
     }
 
@@ -55,44 +84,88 @@ impl KindCount {
                 &all[all.partition_point(|a| a.at.as_second() <= since_s)..]
             }
         };
-        let alike = activities.iter().filter(|a| a.kind == self.kind);
-        Reading::Number(alike.count() as f64)
+        let is_alike = |activity: &&Activity| {
+            let is_of_sort = |sort: &Sort| sort.is_of(activity);
+            activity.kind == self.kind && self.sort.as_ref().is_none_or(is_of_sort)
+        };
+        Reading::Number(activities.iter().filter(is_alike).count() as f64)
     }
 }
 
-/// The counts worth a column: of the kinds that enough deals have. `deals` tells which snapshots are
-/// of the same deal.
+/// The counts worth a column: of the kinds that enough deals have, and where enough have several sorts of
+/// a kind, of each of these. `deals` tells which snapshots are of the same deal.
 pub fn counts(snapshots: &[Snapshot], deals: &[usize]) -> Vec<KindCount> {
-    let mut deals_of: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
+    let mut deals_of: BTreeMap<&str, DealsOf> = BTreeMap::new();
     for (snapshot, &deal) in snapshots.iter().zip(deals) {
         for activity in snapshot.activities() {
-            deals_of.entry(&activity.kind).or_default().insert(deal);
+            let kind = deals_of.entry(&activity.kind).or_default();
+            kind.all.insert(deal);
+            let sort = (activity.direction.as_deref(), activity.outcome.as_deref());
+            kind.by_sort.entry(sort).or_default().insert(deal);
         }
     }
-    let mut kinds: Vec<(usize, &str)> = deals_of
-        .into_iter()
-        .map(|(kind, deals)| (deals.len(), kind))
-        .filter(|(deals, _)| *deals >= KIND_DEALS_MIN)
-        .collect();
-    kinds.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(b.1)));
-    kinds.truncate(KINDS_MAX);
-    // One kind alone is what the counts of all activities tell.
-    if kinds.len() < 2 {
+    let kinds = commonest(
+        deals_of.iter().map(|(kind, of)| (*kind, &of.all)),
+        KINDS_MAX,
+    );
+    let mut sorts: Vec<(&str, Option<Sort>)> = Vec::new();
+    for kind in kinds {
+        let own = commonest(&deals_of[kind].by_sort, SORTS_MAX);
+        if own.len() < 2 {
+            sorts.push((kind, None));
+            continue;
+        }
+        sorts.extend(own.into_iter().map(|(direction, outcome)| {
+            let sort = Sort {
+                direction: direction.map(str::to_owned),
+                outcome: outcome.map(str::to_owned),
+            };
+            (kind, Some(sort))
+        }));
+    }
+    // One alone is what the counts of all activities tell.
+    if sorts.len() < 2 {
         return Vec::new();
     }
-    let counts = |(_, kind): &(usize, &str)| {
+    let counts = sorts.into_iter().flat_map(|(kind, sort)| {
         COUNTED.map(|within| KindCount {
-            kind: (*kind).to_owned(),
+            kind: kind.to_owned(),
+            sort: sort.clone(),
             within,
         })
-    };
-    kinds.iter().flat_map(counts).collect()
+    });
+    // A slash within a word may make two names the same.
+    let mut names = BTreeSet::new();
+    counts.filter(|count| names.insert(count.name())).collect()
+}
+
+/// The deals that have activities of a kind, and of its sorts by direction and outcome.
+#[derive(Default)]
+struct DealsOf<'a> {
+    all: BTreeSet<usize>,
+    by_sort: BTreeMap<(Option<&'a str>, Option<&'a str>), BTreeSet<usize>>,
+}
+
+/// What most deals have, as long as enough have it.
+fn commonest<'a, K: Ord + Copy + 'a>(
+    deals_of: impl IntoIterator<Item = (impl std::borrow::Borrow<K>, &'a BTreeSet<usize>)>,
+    count_max: usize,
+) -> Vec<K> {
+    let counted = deals_of
+        .into_iter()
+        .map(|(of, deals)| (deals.len(), *of.borrow()));
+    let mut counted: Vec<(usize, K)> = counted
+        .filter(|(deals, _)| *deals >= KIND_DEALS_MIN)
+        .collect();
+    counted.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+    counted.truncate(count_max);
+    counted.into_iter().map(|(_, of)| of).collect()
 }
 
 /// Whether a column of that name could be a count of a kind.
 pub fn is_name_of_count(name: &str) -> bool {
     COUNTED.iter().any(|&within| {
-        let kind = String::new();
-        name.starts_with(&KindCount { kind, within }.name())
+        let (kind, sort) = (String::new(), None);
+        name.starts_with(&KindCount { kind, sort, within }.name())
     })
 }

@@ -298,7 +298,12 @@ fn activities_are_counted_by_the_companys_own_kinds() {
     };
     let count = |within, moment| {
         let kind = "site visit".to_owned();
-        KindCount { kind, within }.read(&Snapshot::at(&deal, day(moment)))
+        KindCount {
+            kind,
+            sort: None,
+            within,
+        }
+        .read(&Snapshot::at(&deal, day(moment)))
     };
     for (moment, in_stage, recent) in [
         ("2026-01-20", 1.0, 1.0),
@@ -316,7 +321,12 @@ fn activities_are_counted_by_the_companys_own_kinds() {
     unknown.history.clear();
     let kind = "call".to_owned();
     let within = Within::Stage;
-    let seen = KindCount { kind, within }.read(&Snapshot::at(&unknown, day("2026-02-20")));
+    let seen = KindCount {
+        kind,
+        sort: None,
+        within,
+    }
+    .read(&Snapshot::at(&unknown, day("2026-02-20")));
     assert_eq!(seen, Reading::Missing);
 }
 
@@ -436,7 +446,7 @@ proptest! {
         }
         for kind in ["call", "email", "visit"] {
             for within in [Within::Stage, Within::Days(30)] {
-                let count = KindCount { kind: kind.into(), within };
+                let count = KindCount { kind: kind.into(), sort: None, within };
                 prop_assert_eq!(count.read(&then), count.read(&seen_later));
             }
         }

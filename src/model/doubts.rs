@@ -1,35 +1,36 @@
 //! What the covariance of the coefficients does not know of a score: that the form of the model may be
-//! wrong, that deals like this one ended otherwise than predicted, and that days differ.
+//! wrong, and that deals like this one ended otherwise than predicted.
 
 use serde::{Deserialize, Serialize};
+
+use crate::domain::Phase;
 
 /// Found on rows that the coefficients had not seen; log-odds are before calibration unless said otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Doubts {
-    /// How far forms of the model are apart that the data hardly tell from the one that was chosen.
-    pub forms: ByPhase<Vec<FormsApart>>,
+    /// How wrong the form of the model may be.
+    pub forms: ByPhase<Vec<FormError>>,
     /// How far deals like this one may be from what was predicted of them.
     pub reliability: ByPhase<Vec<Reliability>>,
-    /// Variance of what all open deals of a day share: an August, a quarter's end. Deals that were created
-    /// within a day have none of it yet.
-    pub days: ByPhase<f64>,
 }
 
-/// Of deals that are in the stage in which they began or have none, and of those that have moved on.
+/// An answer for each phase of life.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ByPhase<T> {
-    pub first_stage: T,
-    /// `None` where nothing sets them apart.
+    pub new: T,
+    /// Without one of its own, a phase has the answer for new deals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_stage: Option<T>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub later: Option<T>,
 }
 
-/// The variance between forms at some log-odds.
+/// The variance of what the form is wrong by, at some log-odds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct FormsApart {
+pub struct FormError {
     pub log_odds: f64,
     pub variance: f64,
 }
@@ -45,13 +46,19 @@ pub struct Reliability {
 }
 
 impl<T> ByPhase<T> {
-    pub fn of(&self, has_moved: bool) -> &T {
-        let later = self.later.as_ref().filter(|_| has_moved);
-        later.unwrap_or(&self.first_stage)
+    pub fn of(&self, phase: Phase) -> &T {
+        let own = match phase {
+            Phase::New => None,
+            Phase::FirstStage => self.first_stage.as_ref(),
+            Phase::Later => self.later.as_ref(),
+        };
+        own.unwrap_or(&self.new)
     }
 
     fn all(&self) -> impl Iterator<Item = &T> {
-        std::iter::once(&self.first_stage).chain(&self.later)
+        std::iter::once(&self.new)
+            .chain(&self.first_stage)
+            .chain(&self.later)
     }
 }
 
@@ -63,20 +70,18 @@ impl Doubts {
             let log_odds: Vec<f64> = log_odds.collect();
             log_odds.iter().all(|x| x.is_finite()) && log_odds.is_sorted()
         };
-        self.days.all().all(|&variance| is_distance(variance))
-            && self.forms.all().all(|forms| {
-                rises(&mut forms.iter().map(|at| at.log_odds))
-                    && forms.iter().all(|at| is_distance(at.variance))
-            })
-            && self.reliability.all().all(|shares| {
-                rises(&mut shares.iter().map(|at| at.log_odds))
-                    && (shares.iter()).all(|at| is_distance(at.below) && is_distance(at.above))
-            })
+        self.forms.all().all(|forms| {
+            rises(&mut forms.iter().map(|at| at.log_odds))
+                && forms.iter().all(|at| is_distance(at.variance))
+        }) && self.reliability.all().all(|shares| {
+            rises(&mut shares.iter().map(|at| at.log_odds))
+                && (shares.iter()).all(|at| is_distance(at.below) && is_distance(at.above))
+        })
     }
 }
 
-/// What forms add to the variance at these log-odds.
-pub fn variance_between(forms: &[FormsApart], log_odds: f64) -> f64 {
+/// What the form adds to the variance at these log-odds.
+pub fn form_variance(forms: &[FormError], log_odds: f64) -> f64 {
     between(forms, log_odds, |at| at.log_odds, |at| at.variance)
 }
 
@@ -105,8 +110,8 @@ mod tests {
 
     #[test]
     fn variances_are_linear_between_points_and_constant_beyond() {
-        let forms: Vec<FormsApart> = [(-2.0, 0.4), (0.0, 0.0), (1.0, 0.1)]
-            .map(|(log_odds, variance)| FormsApart { log_odds, variance })
+        let forms: Vec<FormError> = [(-2.0, 0.4), (0.0, 0.0), (1.0, 0.1)]
+            .map(|(log_odds, variance)| FormError { log_odds, variance })
             .into();
         for (log_odds, variance) in [
             (-9.0, 0.4),
@@ -115,9 +120,9 @@ mod tests {
             (0.5, 0.05),
             (7.0, 0.1),
         ] {
-            assert!((variance_between(&forms, log_odds) - variance).abs() < 1e-12);
+            assert!((form_variance(&forms, log_odds) - variance).abs() < 1e-12);
         }
-        assert_eq!(variance_between(&[], 1.0), 0.0);
+        assert_eq!(form_variance(&[], 1.0), 0.0);
         let shares = [Reliability {
             log_odds: 1.0,
             below: 2.0,
@@ -130,19 +135,16 @@ mod tests {
     fn only_what_gives_intervals_is_sound() {
         let mut doubts = Doubts::default();
         assert!(doubts.is_sound());
-        doubts.days.later = Some(-0.1);
-        assert!(!doubts.is_sound());
-        doubts.days.later = None;
-        let at = |log_odds: f64| FormsApart {
+        let at = |log_odds: f64| FormError {
             log_odds,
             variance: 0.1,
         };
-        doubts.forms.first_stage = vec![at(-1.0), at(2.0)];
+        doubts.forms.new = vec![at(-1.0), at(2.0)];
         assert!(doubts.is_sound());
-        doubts.forms.first_stage.push(at(0.0));
+        doubts.forms.new.push(at(0.0));
         assert!(!doubts.is_sound(), "not in order");
-        doubts.forms.first_stage.clear();
-        doubts.reliability.first_stage = vec![Reliability {
+        doubts.forms.new.clear();
+        doubts.reliability.new = vec![Reliability {
             log_odds: 0.0,
             below: f64::NAN,
             above: 0.0,

@@ -6,12 +6,13 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::doubts::{Phase, Rival, by_phase, forms_apart, reliability, variance_of_dates};
+use super::doubts::{Rival, by_phase, form_errors, reliability};
 use super::{SEED, calibration};
+use crate::domain::Phase;
 use crate::error::Result;
 use crate::learning::design::{Block, Design};
 use crate::learning::estimator::{self, Problem};
-use crate::model::doubts::{ByPhase, FormsApart, Reliability};
+use crate::model::doubts::{ByPhase, FormError, Reliability};
 use crate::model::{Calibration, Scaling};
 
 const FOLDS: usize = 5;
@@ -211,14 +212,14 @@ impl Folds {
         (mean, (variance / count).sqrt())
     }
 
-    /// How far the other recipes are from the chosen one, which counts the less the more standard errors they
-    /// are worse: at two of them `exp(-1/2)`. `phases` are of all rows.
-    pub fn forms_apart(
+    /// How wrong the form of the chosen recipe may be, told from the other ones. One counts the less the more
+    /// standard errors it is worse: at two of them `exp(-1/2)`. `phases` are of all rows.
+    pub fn form_errors(
         &self,
         chosen: &Judgement,
         others: &[&Judgement],
         phases: &[Phase],
-    ) -> ByPhase<Vec<FormsApart>> {
+    ) -> ByPhase<Vec<FormError>> {
         let weight = |other: &Judgement| {
             let (gain, error) = self.gain(other, chosen);
             let errors = if gain > 0.0 { gain / error } else { 0.0 };
@@ -229,32 +230,27 @@ impl Folds {
             weight: weight(other),
         });
         let rivals: Vec<Rival> = rivals.collect();
-        by_phase(&self.own(phases), |places| {
-            forms_apart(&chosen.eta, &rivals, places)
+        by_phase(&self.own(phases), |phase, places| {
+            form_errors(phase, &chosen.eta, &rivals, places)
         })
     }
 
-    /// How far deals may be from what was predicted of them, and what the deals of a date share.
-    /// `phases` are of all rows.
+    /// How far deals may be from what was predicted of them. `phases` are of all rows.
     pub fn reliability(
         &self,
         judged: &Judgement,
         calibration: Option<Calibration>,
         phases: &[Phase],
-    ) -> (ByPhase<Vec<Reliability>>, ByPhase<f64>) {
+    ) -> ByPhase<Vec<Reliability>> {
         let phases = self.own(phases);
         let calibration = calibration.unwrap_or(Calibration::IDENTITY);
         let eta = phases.iter().zip(&judged.eta);
         let calibrated: Vec<f64> = eta
-            .map(|(phase, &eta)| calibration.scaling(phase.has_moved).apply(eta))
+            .map(|(phase, &eta)| calibration.scaling(*phase == Phase::Later).apply(eta))
             .collect();
-        let shares = by_phase(&phases, |places| {
+        by_phase(&phases, |_, places| {
             reliability(&judged.eta, &calibrated, &self.won, &self.deals, places)
-        });
-        let days = by_phase(&phases, |places| {
-            variance_of_dates(&calibrated, &self.won, &phases, places)
-        });
-        (shares, days)
+        })
     }
 
     /// Of all rows to those of the sample.
@@ -307,7 +303,7 @@ impl Folds {
     pub fn calibration(&self, judged: &Judgement, phases: &[Phase]) -> Option<Calibration> {
         let of_all = self.scaling(judged);
         let (later, first): (Vec<usize>, Vec<usize>) =
-            (0..self.rows.len()).partition(|&place| phases[self.rows[place]].has_moved);
+            (0..self.rows.len()).partition(|&place| phases[self.rows[place]] == Phase::Later);
         if first.is_empty() || later.is_empty() {
             return of_all.map(Calibration::of_all);
         }

@@ -20,7 +20,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use super::rows::History;
-use super::{SEED, TrainOptions, attribute_sources, column_reader};
+use super::{SEED, TrainOptions, attribute_names, column_reader};
 use crate::columns::{ColumnReader, Source, id_reason};
 use crate::domain::deal::DEAL_FIELDS;
 use crate::domain::{Deal, Snapshot};
@@ -182,7 +182,9 @@ pub(super) fn inspect(
     // Features of a past are computed from what is dated before the moment.
     let given = FEATURES.iter().filter(|f| f.needs == Needs::Nothing);
     let given = given.map(|feature| Source::Feature(feature.name.into()));
-    for source in given.chain(attribute_sources(history, &options.mapping)) {
+    let attributes = attribute_names(history, &options.mapping);
+    let attributes = attributes.map(|name| Source::Attribute(name.into()));
+    for source in given.chain(attributes) {
         let reader = column_reader(&source, &closed, options)?;
         let facts = Facts::gather(&source, &reader, history, &closed, &open, options);
         findings.extend(facts.finding(&options.mapping));
@@ -330,7 +332,7 @@ impl<'a> Facts<'a> {
                 let mut mapped = mapping.deal.named();
                 mapped.any(|(mapped, column)| mapped == field && is_kept(column))
             }
-            Source::Activities(_) | Source::Pace(_) => false,
+            Source::Activities(_) | Source::Usual(_) => false,
         }
     }
 
@@ -461,7 +463,7 @@ fn tells_of(deal: &Deal, source: &Source) -> bool {
         Source::Attribute(name) if DEAL_FIELDS.contains(&name.as_str()) => return false,
         Source::Attribute(name) | Source::Feature(name) => name,
         // Every activity has its date, and so has every stage.
-        Source::Activities(_) | Source::Pace(_) => return true,
+        Source::Activities(_) | Source::Usual(_) => return true,
     };
     deal.history.iter().any(|change| change.field == *field)
 }

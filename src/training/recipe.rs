@@ -4,10 +4,10 @@
 use std::borrow::Cow;
 
 use super::choice::{Beside, Folds, Judgement, Step};
-use super::doubts::Phase;
 use super::phase;
 use crate::columns::Column;
 use crate::crosses::{LevelCodes, Pair, Unexplained};
+use crate::domain::Phase;
 use crate::domain::probability::logistic;
 use crate::error::Result;
 use crate::learning::design::{Block, Design, NO_LEVEL};
@@ -201,14 +201,12 @@ impl Recipe {
             log_loss: folds.log_loss(&c.judged),
         });
         let calibration = folds.calibration(&chosen.judged, phases);
-        let (reliability, days) = folds.reliability(&chosen.judged, calibration, phases);
         Self {
             alpha: chosen.alpha,
             calibration,
             doubts: Doubts {
-                forms: folds.forms_apart(&chosen.judged, &others, phases),
-                reliability,
-                days,
+                forms: folds.form_errors(&chosen.judged, &others, phases),
+                reliability: folds.reliability(&chosen.judged, calibration, phases),
             },
             tried: tried.collect(),
             bends: chosen.bends,
@@ -225,7 +223,7 @@ impl Recipe {
         deals: &[usize],
         phases: &[Phase],
     ) -> Self {
-        let folds = match phases.iter().any(|phase| phase.has_moved) {
+        let folds = match phases.contains(&Phase::Later) {
             true => Folds::of_at_most(CALIBRATION_ROWS_MAX, won, deals),
             false => None,
         };
@@ -259,13 +257,11 @@ impl Recipe {
         match folds.judge(design, beside, |_, _| ()) {
             Some(judged) => {
                 let calibration = folds.calibration(&judged, phases);
-                let (reliability, days) = folds.reliability(&judged, calibration, phases);
                 Self {
                     calibration,
                     doubts: Doubts {
-                        forms: self.doubts.forms,
-                        reliability,
-                        days,
+                        reliability: folds.reliability(&judged, calibration, phases),
+                        ..self.doubts
                     },
                     ..self
                 }
@@ -540,7 +536,7 @@ mod tests {
             &design,
             &won,
             &deals,
-            &[Phase::default(); ROWS],
+            &[Phase::New; ROWS],
             &silent,
         );
         assert_eq!(recipe.form(), Form::Curves, "{:?}", recipe.tried);
@@ -574,7 +570,7 @@ mod tests {
             &design,
             &won,
             &deals,
-            &[Phase::default(); ROWS],
+            &[Phase::New; ROWS],
             &silent,
         );
         assert_eq!(recipe.tried.len(), 3, "{:?}", recipe.tried);

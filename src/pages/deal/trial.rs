@@ -125,7 +125,7 @@ fn field(scorer: &Scorer, deal: &Deal, name: &str) -> Field {
     let column = columns.into_iter().find(|column| match &column.source {
         Source::Attribute(source) => !own && source == attribute,
         Source::Feature(source) => own && source == name,
-        Source::Activities(_) | Source::Pace(_) => false,
+        Source::Activities(_) | Source::Usual(_) => false,
     });
     let kind = match name {
         "amount" => FieldKind::Number,

@@ -1,0 +1,190 @@
+//! How much gets done on a day: next to nothing on a Sunday, little in August, a lot before a quarter ends.
+//! A deal ages by that, not by the calendar. It is found by looking at when people worked on the training
+//! deals, never at how these ended; the model keeps it.
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
+
+use super::DAY_S;
+use crate::domain::Deal;
+
+/// Activities and stages entered that it takes to tell days apart.
+const EVENTS_MIN: usize = 500;
+/// Days that count at most: ten years, before which a date is rather wrong than old.
+pub const DAYS_MAX: i64 = 3652;
+/// Ages in days at which a new bracket begins: of a new deal more is done in a day than of an old one, and
+/// a growing company has more new ones.
+const AGE_BRACKETS: [i64; 7] = [1, 2, 4, 8, 16, 32, 64];
+/// So many usual events stand beside those of a week or a weekday: one that was seen little is as any other.
+const PRIOR_EVENTS: f64 = 100.0;
+/// Rounds between weekdays and weeks; they hardly depend on each other.
+const ROUNDS: usize = 4;
+/// Seven days each from the first of January on, the last one longer.
+const WEEKS: usize = 52;
+
+/// What a day counts, in usual days: the product of its weekday's and its week's factor, 1 on average.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rhythm {
+    /// From Monday on.
+    weekdays: Vec<f64>,
+    /// By the day of the year.
+    weeks: Vec<f64>,
+}
+
+impl Rhythm {
+    /// From the activities and the stages of deals that have ended. `None` where they are too few to tell.
+    pub fn of<'a>(deals: impl Iterator<Item = &'a Deal> + Clone) -> Option<Self> {
+        let lives = deals.filter_map(Life::of);
+        let first_day = lives.clone().map(|life| life.created_on).min()?;
+        let last_day = lives.clone().map(|life| life.last_day()).max()?;
+        let rates = usual_rates(lives.clone())?;
+        let days = usize::try_from(last_day - first_day + 1).ok()?;
+        let mut done = vec![0.0; days];
+        let mut expected = vec![0.0; days];
+        for life in lives {
+            for day in life.event_days() {
+                done[(day - first_day) as usize] += 1.0;
+            }
+            for age in 0..life.days {
+                expected[(life.created_on + age - first_day) as usize] += rates[bracket(age)];
+            }
+        }
+        let mut rhythm = Self {
+            weekdays: vec![1.0; 7],
+            weeks: vec![1.0; WEEKS],
+        };
+        let places: Vec<Place> = walk(first_day).take(days).collect();
+        for _ in 0..ROUNDS {
+            rhythm.weekdays = factors(&places, &done, &expected, 7, |place| {
+                (place.weekday, rhythm.weeks[place.week])
+            });
+            rhythm.weeks = factors(&places, &done, &expected, WEEKS, |place| {
+                (place.week, rhythm.weekdays[place.weekday])
+            });
+        }
+        Some(rhythm)
+    }
+
+    /// Usual days in the whole days from a moment to a later one, counted from the day after the first; of
+    /// no more than [`DAYS_MAX`].
+    pub fn days_between(&self, from: Timestamp, to: Timestamp) -> f64 {
+        let whole_days = (to.as_second() - from.as_second()) / DAY_S;
+        let days = walk(day_of(from) + 1).take(whole_days.clamp(0, DAYS_MAX) as usize);
+        days.map(|place| self.weekdays[place.weekday] * self.weeks[place.week])
+            .sum()
+    }
+
+    /// Whether it has a factor for every day.
+    pub fn is_sound(&self) -> bool {
+        let mut factors = self.weekdays.iter().chain(&self.weeks);
+        (self.weekdays.len(), self.weeks.len()) == (7, WEEKS)
+            && factors.all(|factor| factor.is_finite() && *factor >= 0.0)
+    }
+}
+
+/// Events of each weekday or week over those expected of it, given what the other of the two explains.
+fn factors(
+    places: &[Place],
+    done: &[f64],
+    expected: &[f64],
+    count: usize,
+    of: impl Fn(&Place) -> (usize, f64),
+) -> Vec<f64> {
+    let mut sums = vec![(PRIOR_EVENTS, PRIOR_EVENTS); count];
+    for ((place, done), expected) in places.iter().zip(done).zip(expected) {
+        let (index, explained) = of(place);
+        sums[index].0 += done;
+        sums[index].1 += expected * explained;
+    }
+    sums.into_iter()
+        .map(|(done, expected)| done / expected)
+        .collect()
+}
+
+/// The life of a deal in days since 1970 (UTC).
+#[derive(Clone)]
+struct Life<'a> {
+    deal: &'a Deal,
+    created_on: i64,
+    days: i64,
+}
+
+impl<'a> Life<'a> {
+    fn of(deal: &'a Deal) -> Option<Self> {
+        let created_on = day_of(deal.created_at?);
+        let days = day_of(deal.closed_at?) - created_on + 1;
+        (days > 0).then(|| Self {
+            deal,
+            created_on,
+            days: days.min(DAYS_MAX),
+        })
+    }
+
+    fn last_day(&self) -> i64 {
+        self.created_on + self.days - 1
+    }
+
+    /// The days of its activities and stages, as far as they are in its life. What happens in the moment of
+    /// its end is its end. Other changes are left out: many at once are nobody's work.
+    fn event_days(&self) -> impl Iterator<Item = i64> {
+        let activities = self.deal.activities.iter().map(|activity| activity.at);
+        let changes = self
+            .deal
+            .history
+            .iter()
+            .filter(|change| change.field == "stage");
+        let changes = changes.map(|change| change.at);
+        let before_end = |at: &Timestamp| Some(*at) < self.deal.closed_at;
+        let days = activities.chain(changes).filter(before_end).map(day_of);
+        let life = self.created_on..=self.last_day();
+        days.filter(move |day| life.contains(day))
+    }
+}
+
+/// Events a day by the age of a deal. `None` where there are too few.
+fn usual_rates<'a>(lives: impl Iterator<Item = Life<'a>>) -> Option<Vec<f64>> {
+    let mut sums = vec![(0.0, 0.0); AGE_BRACKETS.len() + 1];
+    let mut events = 0;
+    for life in lives {
+        for age in 0..life.days {
+            sums[bracket(age)].1 += 1.0;
+        }
+        for day in life.event_days() {
+            sums[bracket(day - life.created_on)].0 += 1.0;
+            events += 1;
+        }
+    }
+    let rate = |(done, days): (f64, f64)| if days > 0.0 { done / days } else { 0.0 };
+    (events >= EVENTS_MIN).then(|| sums.into_iter().map(rate).collect())
+}
+
+fn bracket(age: i64) -> usize {
+    AGE_BRACKETS.partition_point(|begin| *begin <= age)
+}
+
+fn day_of(at: Timestamp) -> i64 {
+    at.as_second().div_euclid(DAY_S)
+}
+
+/// Where a day stands in its week and in its year.
+struct Place {
+    weekday: usize,
+    week: usize,
+}
+
+/// The days from a day since 1970 on.
+fn walk(day: i64) -> impl Iterator<Item = Place> {
+    let at = Timestamp::from_second(day.saturating_mul(DAY_S)).unwrap_or(Timestamp::MAX);
+    let mut date: Date = TimeZone::UTC.to_datetime(at).date();
+    std::iter::from_fn(move || {
+        let place = Place {
+            weekday: date.weekday().to_monday_zero_offset() as usize,
+            week: ((date.day_of_year() - 1) as usize / 7).min(WEEKS - 1),
+        };
+        date = date.tomorrow().ok()?;
+        Some(place)
+    })
+}
