@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::{AttributeValue, Exchange, Snapshot};
 use crate::error::Result;
 use crate::features::kinds::KindCount;
-use crate::features::usual::Usual;
+use crate::features::usual::{Trait, Usual};
 use crate::features::{Feature, Needs, Reading, days_between, feature, is_name_of_feature};
 use crate::ingest::Mapping;
 use crate::ingest::mapping::ColumnType;
@@ -68,6 +68,20 @@ impl Source {
                 format!("{ATTRIBUTE}{name}")
             }
             Self::Feature(name) | Self::Attribute(name) => name.clone(),
+        }
+    }
+
+    /// As what may make a deal slower, or get it more attention.
+    pub fn as_trait(&self) -> Option<Trait> {
+        match self {
+            Self::Feature(name) => match name.as_str() {
+                "stage" => Some(Trait::Stage),
+                "owner" => Some(Trait::Owner),
+                "priority" => Some(Trait::Priority),
+                _ => None,
+            },
+            Self::Attribute(name) => Some(Trait::Attribute(name.clone())),
+            Self::Activities(_) | Self::Usual(_) => None,
         }
     }
 }

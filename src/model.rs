@@ -526,22 +526,18 @@ impl Model {
     /// before calibration and the variance that the coefficients leave.
     pub fn margins(&self, snapshot: &Snapshot, log_odds: f64, variance: f64) -> (f64, f64) {
         let slope = self.scaling(snapshot).slope;
-        let half = |variance: f64| slope * INTERVAL_Z * variance.sqrt();
+        // The smaller of two is also the one that is a number.
+        let half = |variance: f64| (slope * INTERVAL_Z * variance.sqrt()).min(MARGIN_MAX);
         let Some(doubts) = &self.training.doubts else {
-            let later = self
-                .training
-                .disagreement_later
-                .filter(|_| snapshot.has_moved());
-            let apart = later.or(self.training.disagreement).unwrap_or(0.0);
-            let margin = half(variance + apart).min(MARGIN_MAX);
+            let later = self.training.disagreement_later;
+            let later = later.filter(|_| snapshot.has_moved());
+            let margin = half(variance + later.or(self.training.disagreement).unwrap_or(0.0));
             return (margin, margin);
         };
         let phase = snapshot.phase();
         let half = half(variance + doubts::form_variance(doubts.forms.of(phase), log_odds));
         let (below, above) = doubts::reliability_at(doubts.reliability.of(phase), log_odds);
-        // The smaller of two is also the one that is a number.
-        let margin = |record: f64| half.max(record).min(MARGIN_MAX);
-        (margin(below), margin(above))
+        (half.max(below), half.max(above))
     }
 
     /// The place of a column among the model's.

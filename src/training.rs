@@ -25,7 +25,7 @@ use crate::domain::probability::logistic;
 use crate::domain::{Deal, Exchange, LogOdds, Phase, Probability, Snapshot};
 use crate::error::{Error, Result};
 use crate::evaluation::Evaluation;
-use crate::features::usual::Usual;
+use crate::features::usual::{Trait, Usual};
 use crate::features::{self, FEATURES, Reading};
 use crate::ingest::Mapping;
 use crate::ingest::mapping::ColumnType;
@@ -269,15 +269,7 @@ fn build_columns(
 ) -> Result<Columns> {
     let mut dropped = forbidden(history, &options.mapping);
     dropped.extend(leakage::dropped(findings));
-    let mut attributes: Vec<&str> = attribute_names(history, &options.mapping).collect();
-    attributes.retain(|name| !leakage::leaves_out(findings, &Source::Attribute((*name).into())));
-    let mut sources = feature_sources(history, snapshots, deals, &attributes);
-    sources.retain(|source| !leakage::leaves_out(findings, source));
-    sources.extend(
-        attributes
-            .into_iter()
-            .map(|name| Source::Attribute(name.into())),
-    );
+    let sources = sources(history, snapshots, deals, findings, &options.mapping);
     let (mut columns, mut blocks) = (Vec::new(), Vec::new());
     for (done, source) in sources.iter().enumerate() {
         on_progress(phase("reading columns", done, sources.len()));
@@ -311,27 +303,31 @@ fn build_columns(
     })
 }
 
-/// The features that the rows allow, counts of the kinds of activities that occur in them, and what is
-/// usual for the deals that they are of, by the attributes that may be used.
-fn feature_sources(
+/// The features that the rows allow, the attributes that may be used, counts of the kinds of activities that
+/// occur, and what is usual for the deals that the rows are of.
+fn sources(
     history: &History,
     snapshots: &[Snapshot],
     deals: &[usize],
-    attributes: &[&str],
+    findings: &[Finding],
+    mapping: &Mapping,
 ) -> Vec<Source> {
     let has_past = history.basis == Basis::Landmarks;
     let moments = snapshots.iter().map(Snapshot::moment);
-    let mut sources: Vec<Source> = FEATURES
+    let features = FEATURES
         .iter()
         .filter(|feature| feature.needs.are_met(has_past, moments.clone()))
-        .map(|feature| Source::Feature(feature.name.into()))
-        .collect();
+        .map(|feature| Source::Feature(feature.name.into()));
+    let attributes = attribute_names(history, mapping).map(|name| Source::Attribute(name.into()));
+    let mut sources: Vec<Source> = features.chain(attributes).collect();
+    sources.retain(|source| !leakage::leaves_out(findings, source));
     if has_past {
         let counts = features::kinds::counts(snapshots, deals);
-        sources.extend(counts.into_iter().map(Source::Activities));
         let of_rows = deals.chunk_by(|a, b| a == b).map(|same| same[0]);
-        let usual = Usual::of(of_rows.map(|deal| history.closed()[deal]), attributes);
-        sources.extend(usual.into_iter().map(Source::Usual));
+        let of_rows = of_rows.map(|deal| history.closed()[deal]);
+        let traits: Vec<Trait> = sources.iter().filter_map(Source::as_trait).collect();
+        sources.extend(counts.into_iter().map(Source::Activities));
+        sources.extend(Usual::of(of_rows, &traits).into_iter().map(Source::Usual));
     }
     sources
 }

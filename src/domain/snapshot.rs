@@ -312,6 +312,18 @@ mod tests {
     }
 
     #[test]
+    fn a_deal_is_new_then_waits_then_moves_on() {
+        let deal = won_deal();
+        let phase = |moment: &str| Snapshot::at(&deal, moment.parse().unwrap()).phase();
+        assert_eq!(phase("2026-01-01T00:00:00Z"), Phase::New);
+        assert_eq!(phase("2026-01-01T23:59:59Z"), Phase::New);
+        assert_eq!(phase("2026-01-02T00:00:00Z"), Phase::FirstStage);
+        assert_eq!(phase("2026-02-01T00:00:00Z"), Phase::Later);
+        let undated = Deal::new(DealId::new("d").unwrap());
+        assert_eq!(Snapshot::at(&undated, at("2026-01-05")).phase(), Phase::New);
+    }
+
+    #[test]
     fn an_attribute_with_the_name_of_a_field_is_not_taken_for_it() {
         let mut deal = won_deal();
         let own = AttributeValue::Text("own".into());

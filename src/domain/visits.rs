@@ -56,3 +56,59 @@ impl Deal {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{DealId, FieldChange, Outcome};
+
+    fn at(day: &str) -> Timestamp {
+        format!("{day}T00:00:00Z").parse().unwrap()
+    }
+
+    fn staged(stages: &[(&str, &str)]) -> Deal {
+        let change = |(day, stage): &(&str, &str)| FieldChange {
+            at: at(day),
+            field: "stage".into(),
+            value: AttributeValue::Text((*stage).into()),
+        };
+        Deal {
+            created_at: Some(at("2026-01-01")),
+            history: stages.iter().map(change).collect(),
+            ..Deal::new(DealId::new("d").unwrap())
+        }
+    }
+
+    #[test]
+    fn a_stay_ends_where_the_next_begins() {
+        let mut deal = staged(&[
+            ("2026-01-01", "new"),
+            ("2026-01-05", "new"),
+            ("2026-01-10", "demo"),
+            ("2026-02-01", "Closed Won"),
+        ]);
+        let visit = |stage, from: &str, to: Option<&str>| Visit {
+            stage,
+            entered_at: at(from),
+            left_at: to.map(at),
+        };
+        (deal.outcome, deal.closed_at) = (Outcome::Won, Some(at("2026-02-01")));
+        let new = visit("new", "2026-01-01", Some("2026-01-10"));
+        let demo = visit("demo", "2026-01-10", Some("2026-02-01"));
+        assert_eq!(deal.visits(at("2026-03-01")), [new, demo]);
+        // Of an open deal the last has no end, and what is to come is not there.
+        (deal.outcome, deal.closed_at) = (Outcome::Open, None);
+        let until = at("2026-01-07");
+        assert_eq!(deal.visits(until), [visit("new", "2026-01-01", None)]);
+    }
+
+    #[test]
+    fn an_open_deal_without_history_has_been_where_it_is() {
+        let mut deal = staged(&[]);
+        deal.stage = Some("new".into());
+        let visits = deal.visits(at("2026-03-01"));
+        assert_eq!((visits.len(), visits[0].entered_at), (1, at("2026-01-01")));
+        deal.outcome = Outcome::Lost;
+        assert_eq!(deal.visits(at("2026-03-01")), []);
+    }
+}

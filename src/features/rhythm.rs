@@ -188,3 +188,106 @@ fn walk(day: i64) -> impl Iterator<Item = Place> {
         Some(place)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::domain::{Activity, DealId};
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    /// Deals of a year, two a day, open for 50 days. One activity is done about each on weekdays; in
+    /// August on Mondays only.
+    fn year() -> Vec<Deal> {
+        let deal = |index: i64| {
+            let created_at = at("2025-01-01T00:00:00Z") + SignedDuration::from_hours(12 * index);
+            let day = |day: i64| created_at + SignedDuration::from_hours(24 * day);
+            let is_worked_on = |at: &Timestamp| {
+                let date = TimeZone::UTC.to_datetime(*at).date();
+                let weekday = date.weekday().to_monday_zero_offset();
+                weekday < if date.month() == 8 { 1 } else { 5 }
+            };
+            let activity = |at| Activity {
+                at,
+                kind: "call".into(),
+                direction: None,
+                outcome: None,
+            };
+            Deal {
+                created_at: Some(created_at),
+                closed_at: Some(day(50)),
+                activities: (0..50)
+                    .map(day)
+                    .filter(is_worked_on)
+                    .map(activity)
+                    .collect(),
+                ..Deal::new(DealId::new("d").unwrap())
+            }
+        };
+        (0..630).map(deal).collect()
+    }
+
+    #[test]
+    fn a_deal_ages_while_people_work() {
+        let rhythm = Rhythm::of(year().iter()).unwrap();
+        let days = |from: &str, to: &str| rhythm.days_between(at(from), at(to));
+        let week_of_march = days("2026-03-02T00:00:00Z", "2026-03-09T00:00:00Z");
+        let week_of_august = days("2026-08-10T00:00:00Z", "2026-08-17T00:00:00Z");
+        assert!((week_of_march - 7.0).abs() < 1.0, "{week_of_march}");
+        let share = week_of_august / week_of_march;
+        // A fifth; with what is usual standing beside it, somewhat more.
+        assert!((0.2..0.4).contains(&share), "{share}");
+        let weekend = days("2026-03-06T17:00:00Z", "2026-03-09T09:00:00Z");
+        assert!(weekend < 0.1, "{weekend}");
+        assert_eq!(days("2026-03-09T09:00:00Z", "2026-03-10T08:59:59Z"), 0.0);
+        assert_eq!(days("2026-03-09T09:00:00Z", "2026-03-01T09:00:00Z"), 0.0);
+        let ages = days("-009000-01-01T00:00:00Z", "2026-03-01T09:00:00Z");
+        assert!(ages < 2.0 * DAYS_MAX as f64, "{ages}");
+    }
+
+    /// A growing company has more new deals, and more is done about these: that makes no late week busier.
+    #[test]
+    fn many_new_deals_are_no_season() {
+        let deals: Vec<Deal> = (0..4000)
+            .map(|index: i64| {
+                // The later, the closer together.
+                let share = (index as f64 / 4000.0).sqrt();
+                let created_at = at("2025-01-01T00:00:00Z")
+                    + SignedDuration::from_hours(24 * (300.0 * share) as i64);
+                let day = |day: i64| created_at + SignedDuration::from_hours(24 * day);
+                let activity = |days| Activity {
+                    at: day(days),
+                    kind: "call".into(),
+                    direction: None,
+                    outcome: None,
+                };
+                Deal {
+                    created_at: Some(created_at),
+                    closed_at: Some(day(40)),
+                    activities: [0, 0, 0, 1, 2 + index % 38].map(activity).into(),
+                    ..Deal::new(DealId::new("d").unwrap())
+                }
+            })
+            .collect();
+        let rhythm = Rhythm::of(deals.iter()).unwrap();
+        for factor in rhythm.weekdays.iter().chain(&rhythm.weeks) {
+            assert!((factor - 1.0).abs() < 0.25, "{rhythm:?}");
+        }
+    }
+
+    #[test]
+    fn few_activities_tell_no_rhythm() {
+        let year = year();
+        assert_eq!(Rhythm::of(year[..10].iter()), None);
+        let mut rhythm = Rhythm::of(year.iter()).unwrap();
+        assert!(rhythm.is_sound());
+        rhythm.weeks[3] = f64::NAN;
+        assert!(!rhythm.is_sound());
+        rhythm.weeks.pop();
+        assert!(!rhythm.is_sound());
+    }
+}

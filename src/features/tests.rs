@@ -331,6 +331,59 @@ fn activities_are_counted_by_the_companys_own_kinds() {
 }
 
 #[test]
+fn a_kind_of_several_sorts_is_counted_by_sort() {
+    let call = |direction: &str, outcome: Option<&str>| Activity {
+        outcome: outcome.map(str::to_owned),
+        ..activity("2026-01-02", "call", direction)
+    };
+    let deal = |activities: Vec<Activity>| Deal {
+        activities,
+        ..blank()
+    };
+    let mut deals: Vec<Deal> = (0..25)
+        .map(|_| {
+            deal(vec![
+                call("outbound", Some("no_answer")),
+                call("inbound", None),
+            ])
+        })
+        .collect();
+    // Too few to be counted.
+    deals.push(deal(vec![call("outbound", Some("wrong number"))]));
+    let snapshots: Vec<Snapshot> = deals
+        .iter()
+        .map(|deal| Snapshot::at(deal, day("2026-01-03")))
+        .collect();
+    let own: Vec<usize> = (0..deals.len()).collect();
+    let counts = kinds::counts(&snapshots, &own);
+    let in_stage: Vec<&KindCount> = counts
+        .iter()
+        .filter(|count| count.within == Within::Days(30))
+        .collect();
+    let names: Vec<String> = in_stage.iter().map(|count| count.name()).collect();
+    assert_eq!(
+        names,
+        [
+            "activities_30d:call/inbound",
+            "activities_30d:call/outbound/no_answer"
+        ]
+    );
+    let read = |deal: usize| {
+        in_stage
+            .iter()
+            .map(|c| c.read(&snapshots[deal]))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(read(0), [Reading::Number(1.0), Reading::Number(1.0)]);
+    assert_eq!(read(25), [Reading::Number(0.0), Reading::Number(0.0)]);
+    // Models that knew no sorts count all of a kind.
+    let old = r#"{"kind":"call","within":{"days":30}}"#;
+    let old: KindCount = serde_json::from_str(old).unwrap();
+    assert_eq!(old.read(&snapshots[0]), Reading::Number(2.0));
+    assert_eq!(old.name(), "activities_30d:call");
+}
+
+#[test]
 fn kinds_are_worth_counting_when_enough_deals_have_them() {
     let with_kinds = |kinds: &[&str]| Deal {
         activities: kinds

@@ -75,8 +75,8 @@ impl Measure {
     /// The name of its column.
     pub fn name(self) -> &'static str {
         match self {
-            Self::DaysRatio => "days_in_stage_ratio",
-            Self::Activities => "activities_in_stage_usual",
+            Self::DaysRatio => "days_in_stage_vs_usual",
+            Self::Activities => "usual_activities_in_stage",
         }
     }
 }
@@ -89,18 +89,11 @@ pub fn is_name_of_usual(name: &str) -> bool {
 }
 
 impl Usual {
-    /// All that can be told from these deals, which must have been closed when the model learned, by the
-    /// attributes that it may use.
-    pub fn of<'a>(deals: impl Iterator<Item = &'a Deal> + Clone, attributes: &[&str]) -> Vec<Self> {
+    /// All that can be told from these deals, which must have been closed when the model learned, by traits
+    /// that it may use.
+    pub fn of<'a>(deals: impl Iterator<Item = &'a Deal> + Clone, traits: &[Trait]) -> Vec<Self> {
         let rhythm = Rhythm::of(deals.clone());
-        let own = attributes
-            .iter()
-            .map(|name| Trait::Attribute((*name).to_owned()));
-        let traits: Vec<Trait> = [Trait::Stage, Trait::Owner, Trait::Priority]
-            .into_iter()
-            .chain(own)
-            .collect();
-        let usual = |measure| Self::fit(measure, &rhythm, &traits, deals.clone());
+        let usual = |measure| Self::fit(measure, &rhythm, traits, deals.clone());
         [Measure::DaysRatio, Measure::Activities]
             .into_iter()
             .filter_map(usual)
@@ -331,5 +324,130 @@ fn days_between(rhythm: &Option<Rhythm>, from: Timestamp, to: Timestamp) -> f64 
     match rhythm {
         Some(rhythm) => rhythm.days_between(from, to),
         None => super::days_between(from, to).clamp(0.0, DAYS_MAX as f64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::SignedDuration;
+
+    use super::*;
+    use crate::domain::{Activity, DealId, FieldChange};
+
+    /// A deal that stayed so many days in its only stage, with an activity on every so manieth of them.
+    fn deal(size: &str, days: i64, every: usize, outcome: Outcome) -> Deal {
+        let created_at: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let day = |day: i64| created_at + SignedDuration::from_hours(24 * day);
+        let mut deal = Deal {
+            created_at: Some(created_at),
+            closed_at: Some(day(days)),
+            outcome,
+            stage: Some("demo".into()),
+            history: vec![FieldChange {
+                at: created_at,
+                field: "stage".into(),
+                value: AttributeValue::Text("demo".into()),
+            }],
+            ..Deal::new(DealId::new("d").unwrap())
+        };
+        let size = AttributeValue::Text(size.into());
+        deal.attributes.insert("size".into(), size);
+        let activities = (1..days).step_by(every).map(|at| Activity {
+            at: day(at),
+            kind: "call".into(),
+            direction: None,
+            outcome: None,
+        });
+        deal.activities = activities.collect();
+        deal
+    }
+
+    fn number(usual: &Usual, deal: &Deal, day: i64) -> f64 {
+        let moment = deal.created_at.unwrap() + SignedDuration::from_hours(24 * day);
+        match usual.read(&Snapshot::at(deal, moment)) {
+            Reading::Number(number) => number,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// 400 small deals that are won in 10 days, 400 large ones in 40, and lost ones that linger.
+    fn known() -> Vec<Deal> {
+        let won = (0..800).map(|i| match i % 2 {
+            0 => deal("small", 10, 1, Outcome::Won),
+            _ => deal("large", 40, 4, Outcome::Won),
+        });
+        won.chain((0..50).map(|_| deal("small", 300, 1, Outcome::Lost)))
+            .collect()
+    }
+
+    fn fit(measure: Measure, deals: &[Deal]) -> Usual {
+        let traits = [Trait::Stage, Trait::Attribute("size".into())];
+        Usual::fit(measure, &None, &traits, deals.iter()).unwrap()
+    }
+
+    #[test]
+    fn days_are_compared_with_those_of_won_deals_alike() {
+        let usual = fit(Measure::DaysRatio, &known());
+        for (size, days, ratio) in [("small", 10, 1.0), ("large", 40, 1.0), ("small", 40, 4.0)] {
+            let open = deal(size, 400, 1, Outcome::Open);
+            let seen = number(&usual, &open, days);
+            assert!((seen / ratio - 1.0).abs() < 0.1, "{size}: {seen}");
+        }
+        // Of a size that nobody has seen, neither is known: it is as the mean of the logarithms.
+        let unknown = deal("medium", 400, 1, Outcome::Open);
+        assert!((number(&usual, &unknown, 20) - 1.0).abs() < 0.1);
+        assert_eq!(
+            number(&usual, &unknown, 399),
+            (399.0f64 / 20.0).min(RATIO_MAX)
+        );
+        let no_stage = Deal::new(DealId::new("d").unwrap());
+        let moment = Timestamp::UNIX_EPOCH;
+        assert_eq!(
+            usual.read(&Snapshot::at(&no_stage, moment)),
+            Reading::Missing
+        );
+    }
+
+    #[test]
+    fn activities_are_those_that_deals_alike_get_in_as_many_days() {
+        let usual = fit(Measure::Activities, &known());
+        let small = number(&usual, &deal("small", 400, 1, Outcome::Open), 100);
+        let large = number(&usual, &deal("large", 400, 1, Outcome::Open), 100);
+        assert!((90.0..=100.0).contains(&small), "{small}");
+        assert!((22.0..=30.0).contains(&large), "{large}");
+    }
+
+    #[test]
+    fn little_is_no_custom() {
+        let few: Vec<Deal> = known().into_iter().take(VISITS_MIN - 1).collect();
+        let fit = |deals: &[Deal]| Usual::fit(Measure::DaysRatio, &None, &[], deals.iter());
+        assert_eq!(fit(&few), None);
+        assert_eq!(
+            fit(&known()[800..]),
+            None,
+            "lost deals tell nothing of won ones"
+        );
+        // Levels of fewer deals than that have no factor of their own.
+        let mut deals = known();
+        deals.truncate(100);
+        deals.extend((0..5).map(|_| deal("huge", 200, 1, Outcome::Won)));
+        let traits = [Trait::Attribute("size".into())];
+        let usual = Usual::fit(Measure::DaysRatio, &None, &traits, deals.iter()).unwrap();
+        let names: Vec<&String> = usual.fields[0].factors.keys().collect();
+        assert_eq!(names, ["large", "small"]);
+    }
+
+    #[test]
+    fn only_what_gives_a_number_for_every_deal_is_sound() {
+        let mut usual = fit(Measure::Activities, &known());
+        assert!(usual.is_sound());
+        usual.common = f64::INFINITY;
+        assert!(!usual.is_sound());
+        usual.common = 1.0;
+        let factors = &mut usual.fields[0].factors;
+        factors.insert("large".into(), f64::NAN);
+        assert!(!usual.is_sound());
+        usual.fields[0].factors.insert("large".into(), f64::MAX);
+        assert!(!usual.is_sound());
     }
 }

@@ -20,7 +20,7 @@ const FOLDS: usize = 5;
 const ROWS_MAX: usize = 20_000;
 /// Standard errors by which a recipe is worse that still counts for much: the standard deviation of a normal
 /// curve.
-const RIVAL_ERRORS: f64 = 2.0;
+const RIVAL_ERRORS: f64 = 3.0;
 /// Steps in a row that must be worse than the best before the search stops.
 const WORSE_MAX: usize = 2;
 /// Twice the gain in log-likelihood that a calibration needs: chance gives this much to two
@@ -213,7 +213,7 @@ impl Folds {
     }
 
     /// How wrong the form of the chosen recipe may be, told from the other ones. One counts the less the more
-    /// standard errors it is worse: at two of them `exp(-1/2)`. `phases` are of all rows.
+    /// standard errors it is worse: at three of them `exp(-1/2)`. `phases` are of all rows.
     pub fn form_errors(
         &self,
         chosen: &Judgement,
