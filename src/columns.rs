@@ -2,6 +2,7 @@
 //! found by looking, how it is treated is fitted on training rows and kept in the model.
 
 pub mod bands;
+pub mod usual;
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -12,13 +13,13 @@ use serde::{Deserialize, Serialize};
 use crate::domain::{AttributeValue, Exchange, Snapshot};
 use crate::error::Result;
 use crate::features::kinds::KindCount;
-use crate::features::usual::{Trait, Usual};
 use crate::features::{Feature, Needs, Reading, days_between, feature, is_name_of_feature};
 use crate::ingest::Mapping;
 use crate::ingest::mapping::ColumnType;
 use crate::ingest::values::{TimeReader, read_boolean};
 use crate::learning::design::{Block, NO_LEVEL};
 use bands::Bands;
+use usual::{Usual, UsualReader, is_name_of_usual};
 
 /// Share of the values that must be numbers (or dates) for the column to be one of numbers (or
 /// dates); the odd rest is treated as missing.
@@ -64,24 +65,14 @@ impl Source {
         match self {
             Self::Activities(count) => count.name(),
             Self::Usual(usual) => usual.name().to_owned(),
-            Self::Attribute(name) if is_name_of_feature(name) || name.starts_with(ATTRIBUTE) => {
+            Self::Attribute(name)
+                if is_name_of_feature(name)
+                    || is_name_of_usual(name)
+                    || name.starts_with(ATTRIBUTE) =>
+            {
                 format!("{ATTRIBUTE}{name}")
             }
             Self::Feature(name) | Self::Attribute(name) => name.clone(),
-        }
-    }
-
-    /// As what may make a deal slower, or get it more attention.
-    pub fn as_trait(&self) -> Option<Trait> {
-        match self {
-            Self::Feature(name) => match name.as_str() {
-                "stage" => Some(Trait::Stage),
-                "owner" => Some(Trait::Owner),
-                "priority" => Some(Trait::Priority),
-                _ => None,
-            },
-            Self::Attribute(name) => Some(Trait::Attribute(name.clone())),
-            Self::Activities(_) | Self::Usual(_) => None,
         }
     }
 }
@@ -525,7 +516,7 @@ pub struct ColumnReader {
 enum Place {
     Feature(&'static Feature),
     Activities(KindCount),
-    Usual(Usual),
+    Usual(Box<UsualReader>),
     Attribute(String),
 }
 
@@ -555,7 +546,10 @@ impl ColumnReader {
             }
             // The mapping's tokens and aliases are of attributes.
             Source::Activities(count) => (Place::Activities(count.clone()), ""),
-            Source::Usual(usual) => (Place::Usual(usual.clone()), ""),
+            Source::Usual(usual) => {
+                let reader = UsualReader::new(usual.clone(), mapping)?;
+                (Place::Usual(Box::new(reader)), "")
+            }
             Source::Attribute(name) => (Place::Attribute(name.clone()), name),
         };
         let aliases = mapping.aliases.get(name).cloned().unwrap_or_default();
@@ -582,7 +576,7 @@ impl ColumnReader {
         match &self.place {
             Place::Feature(feature) => (feature.read)(snapshot, exchange) != Reading::Missing,
             Place::Activities(count) => count.read(snapshot) != Reading::Missing,
-            Place::Usual(usual) => usual.read(snapshot) != Reading::Missing,
+            Place::Usual(usual) => usual.read(snapshot, exchange) != Reading::Missing,
             Place::Attribute(name) => self.text(snapshot.attribute(name)).is_some(),
         }
     }
@@ -601,7 +595,7 @@ impl ColumnReader {
         match &self.place {
             Place::Feature(feature) => (feature.read)(snapshot, exchange),
             Place::Activities(count) => count.read(snapshot),
-            Place::Usual(usual) => usual.read(snapshot),
+            Place::Usual(usual) => usual.read(snapshot, exchange),
             Place::Attribute(name) => {
                 let Some(text) = self.text(snapshot.attribute(name)) else {
                     return Reading::Missing;
@@ -712,8 +706,8 @@ fn has_thousands_commas(text: &str) -> bool {
         && groups.all(|g| g.len() == 3 && g.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// A ratio of times keeps its scale, lopsided or not: what is long overdue is worth less and less, and a
-/// logarithm would flatten that.
+/// What is usual keeps its scale, lopsided or not: each further day that a deal is late, and each activity that
+/// would have come by now, tells as much as the one before, and a logarithm would flatten that.
 fn fit_number(
     readings: &[Reading],
     deals: &[usize],

@@ -2,13 +2,12 @@
 //!
 //! Attributes of a company's own are features too; they need no row here, since what they mean is
 //! found by looking at their values (`columns`). Nor do the kinds of activities, which are a
-//! company's own words ([`kinds`]), nor what is usual in its stages ([`usual`], by days as much is done
-//! on them: [`rhythm`]). The documentation of features is this table: a test holds
+//! company's own words ([`kinds`]), nor what is usual in its stages (`columns::usual`, by days as much is
+//! done on them: [`rhythm`]). The documentation of features is this table: a test holds
 //! `docs/features.md` to it.
 
 pub mod kinds;
 pub mod rhythm;
-pub mod usual;
 
 use std::borrow::Cow;
 
@@ -455,7 +454,7 @@ pub fn feature(name: &str) -> Option<&'static Feature> {
 
 /// Whether a column of that name is, or could be, a feature's.
 pub fn is_name_of_feature(name: &str) -> bool {
-    feature(name).is_some() || kinds::is_name_of_count(name) || usual::is_name_of_usual(name)
+    feature(name).is_some() || kinds::is_name_of_count(name)
 }
 
 /// Whole days from `from` to `to`, rounded down; negative when `to` is earlier.

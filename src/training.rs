@@ -19,13 +19,13 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 
 use crate::baseline::{self, Baseline, Reads, Scored};
+use crate::columns::usual::{CrossFitted, is_trait};
 use crate::columns::{Column, ColumnReader, Source};
 use crate::crosses::LevelCodes;
 use crate::domain::probability::logistic;
 use crate::domain::{Deal, Exchange, LogOdds, Phase, Probability, Snapshot};
 use crate::error::{Error, Result};
 use crate::evaluation::Evaluation;
-use crate::features::usual::{Trait, Usual};
 use crate::features::{self, FEATURES, Reading};
 use crate::ingest::Mapping;
 use crate::ingest::mapping::ColumnType;
@@ -269,19 +269,40 @@ fn build_columns(
 ) -> Result<Columns> {
     let mut dropped = forbidden(history, &options.mapping);
     dropped.extend(leakage::dropped(findings));
-    let sources = sources(history, snapshots, deals, findings, &options.mapping);
+    let mut read: Vec<(Source, ColumnReader)> = Vec::new();
+    for source in sources(history, snapshots, deals, findings, &options.mapping) {
+        let reader = column_reader(&source, snapshots, options)?;
+        read.push((source, reader));
+    }
+    let usual = match history.basis {
+        Basis::Landmarks => usual(history, deals, &read, options)?,
+        Basis::Flat => Vec::new(),
+    };
+    for fitted in &usual {
+        let source = Source::Usual(fitted.usual.clone());
+        let reader = ColumnReader::new(&source, ColumnType::Number, &options.mapping)?;
+        read.push((source, reader));
+    }
     let (mut columns, mut blocks) = (Vec::new(), Vec::new());
-    for (done, source) in sources.iter().enumerate() {
-        on_progress(phase("reading columns", done, sources.len()));
+    for (done, (source, reader)) in read.iter().enumerate() {
+        on_progress(phase("reading columns", done, read.len()));
         let name = source.column_name();
         let is_feature = !matches!(source, Source::Attribute(_));
-        let reader = column_reader(source, snapshots, options)?;
-        let holds = reader.holds();
-        let readings: Vec<Reading> = snapshots
-            .iter()
-            .map(|snapshot| reader.read(snapshot, &options.exchange))
+        let fitted = usual.iter().find(|fitted| fitted.usual.name() == name);
+        let rows = snapshots.iter().zip(deals);
+        let readings: Vec<Reading> = rows
+            .map(|(snapshot, &deal)| match fitted {
+                Some(fitted) => fitted.read(snapshot, deal, &options.exchange),
+                None => reader.read(snapshot, &options.exchange),
+            })
             .collect();
-        match Column::fit(name.clone(), source.clone(), holds, &readings, deals) {
+        match Column::fit(
+            name.clone(),
+            source.clone(),
+            reader.holds(),
+            &readings,
+            deals,
+        ) {
             Ok(column) => {
                 blocks.extend(column.blocks(&readings));
                 columns.push(column);
@@ -303,8 +324,8 @@ fn build_columns(
     })
 }
 
-/// The features that the rows allow, the attributes that may be used, counts of the kinds of activities that
-/// occur, and what is usual for the deals that the rows are of.
+/// The features that the rows allow, counts of the kinds of activities that occur, and the attributes that
+/// may be used.
 fn sources(
     history: &History,
     snapshots: &[Snapshot],
@@ -318,18 +339,35 @@ fn sources(
         .iter()
         .filter(|feature| feature.needs.are_met(has_past, moments.clone()))
         .map(|feature| Source::Feature(feature.name.into()));
-    let attributes = attribute_names(history, mapping).map(|name| Source::Attribute(name.into()));
-    let mut sources: Vec<Source> = features.chain(attributes).collect();
-    sources.retain(|source| !leakage::leaves_out(findings, source));
+    let mut sources: Vec<Source> = features.collect();
     if has_past {
-        let counts = features::kinds::counts(snapshots, deals);
-        let of_rows = deals.chunk_by(|a, b| a == b).map(|same| same[0]);
-        let of_rows = of_rows.map(|deal| history.closed()[deal]);
-        let traits: Vec<Trait> = sources.iter().filter_map(Source::as_trait).collect();
+        let hides_outcomes = |kind: &str| leakage::hides_outcomes(findings, kind);
+        let counts = features::kinds::counts(snapshots, deals, hides_outcomes);
         sources.extend(counts.into_iter().map(Source::Activities));
-        sources.extend(Usual::of(of_rows, &traits).into_iter().map(Source::Usual));
     }
+    let attributes = attribute_names(history, mapping);
+    sources.extend(attributes.map(|name| Source::Attribute(name.into())));
+    sources.retain(|source| !leakage::leaves_out(findings, source));
     sources
+}
+
+/// What is usual for the deals that the rows are of, by the columns that are read of them.
+fn usual(
+    history: &History,
+    deals: &[usize],
+    read: &[(Source, ColumnReader)],
+    options: &TrainOptions,
+) -> Result<Vec<CrossFitted>> {
+    let mut learned_from: Vec<Option<&Deal>> = vec![None; history.closed().len()];
+    for &deal in deals {
+        learned_from[deal] = Some(history.closed()[deal]);
+    }
+    let traits = read
+        .iter()
+        .filter(|(source, reader)| is_trait(source, reader.holds()));
+    let traits: Vec<(&Source, &ColumnReader)> =
+        traits.map(|(source, reader)| (source, reader)).collect();
+    CrossFitted::all(&learned_from, &traits, &options.mapping, &options.exchange)
 }
 
 /// The attributes that may be used.

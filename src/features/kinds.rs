@@ -34,11 +34,15 @@ pub struct Sort {
     pub direction: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<String>,
+    /// The outcome is not looked at.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_of_any_outcome: bool,
 }
 
 impl Sort {
     fn is_of(&self, activity: &Activity) -> bool {
-        self.direction == activity.direction && self.outcome == activity.outcome
+        self.direction == activity.direction
+            && (self.is_of_any_outcome || self.outcome == activity.outcome)
     }
 }
 
@@ -93,14 +97,21 @@ impl KindCount {
 }
 
 /// The counts worth a column: of the kinds that enough deals have, and where enough have several sorts of
-/// a kind, of each of these. `deals` tells which snapshots are of the same deal.
-pub fn counts(snapshots: &[Snapshot], deals: &[usize]) -> Vec<KindCount> {
+/// a kind, of each of these. `deals` tells which snapshots are of the same deal, and `hides_outcomes` the kinds
+/// whose outcomes are no part of their sort.
+pub fn counts(
+    snapshots: &[Snapshot],
+    deals: &[usize],
+    hides_outcomes: impl Fn(&str) -> bool,
+) -> Vec<KindCount> {
     let mut deals_of: BTreeMap<&str, DealsOf> = BTreeMap::new();
     for (snapshot, &deal) in snapshots.iter().zip(deals) {
         for activity in snapshot.activities() {
             let kind = deals_of.entry(&activity.kind).or_default();
             kind.all.insert(deal);
-            let sort = (activity.direction.as_deref(), activity.outcome.as_deref());
+            let told = activity.outcome.as_deref();
+            let outcome = told.filter(|_| !hides_outcomes(&activity.kind));
+            let sort = (activity.direction.as_deref(), outcome);
             kind.by_sort.entry(sort).or_default().insert(deal);
         }
     }
@@ -119,6 +130,7 @@ pub fn counts(snapshots: &[Snapshot], deals: &[usize]) -> Vec<KindCount> {
             let sort = Sort {
                 direction: direction.map(str::to_owned),
                 outcome: outcome.map(str::to_owned),
+                is_of_any_outcome: hides_outcomes(kind),
             };
             (kind, Some(sort))
         }));

@@ -21,6 +21,9 @@ const AGE_BRACKETS: [i64; 7] = [1, 2, 4, 8, 16, 32, 64];
 const PRIOR_EVENTS: f64 = 100.0;
 /// Rounds between weekdays and weeks; they hardly depend on each other.
 const ROUNDS: usize = 4;
+/// 2000-01-01 in days since 1970, and the days of a [`Calendar`].
+const FIRST_DAY: i64 = 10_957;
+const CALENDAR_DAYS: usize = 36_525;
 /// Seven days each from the first of January on, the last one longer.
 const WEEKS: usize = 52;
 
@@ -68,13 +71,10 @@ impl Rhythm {
         Some(rhythm)
     }
 
-    /// Usual days in the whole days from a moment to a later one, counted from the day after the first; of
-    /// no more than [`DAYS_MAX`].
-    pub fn days_between(&self, from: Timestamp, to: Timestamp) -> f64 {
-        let whole_days = (to.as_second() - from.as_second()) / DAY_S;
-        let days = walk(day_of(from) + 1).take(whole_days.clamp(0, DAYS_MAX) as usize);
-        days.map(|place| self.weekdays[place.weekday] * self.weeks[place.week])
-            .sum()
+    /// The most that a day counts.
+    pub fn day_max(&self) -> f64 {
+        let largest = |factors: &[f64]| factors.iter().copied().fold(0.0, f64::max);
+        largest(&self.weekdays) * largest(&self.weeks)
     }
 
     /// Whether it has a factor for every day.
@@ -82,6 +82,52 @@ impl Rhythm {
         let mut factors = self.weekdays.iter().chain(&self.weeks);
         (self.weekdays.len(), self.weeks.len()) == (7, WEEKS)
             && factors.all(|factor| factor.is_finite() && *factor >= 0.0)
+    }
+}
+
+/// The days of a century, by a rhythm or without one: adding them up for each score would take longer than
+/// the score.
+#[derive(Debug)]
+pub struct Calendar {
+    /// Usual days passed at the beginning of each day from [`FIRST_DAY`] on; empty without a rhythm. Before
+    /// and after it all days count the same.
+    passed: Vec<f64>,
+}
+
+impl Calendar {
+    pub fn of(rhythm: Option<&Rhythm>) -> Self {
+        let Some(rhythm) = rhythm else {
+            return Self { passed: Vec::new() };
+        };
+        let days = walk(FIRST_DAY).take(CALENDAR_DAYS);
+        let mut sum = 0.0;
+        let passed = days.map(|place| {
+            let before = sum;
+            sum += rhythm.weekdays[place.weekday] * rhythm.weeks[place.week];
+            before
+        });
+        Self {
+            passed: passed.collect(),
+        }
+    }
+
+    /// Usual days in the whole days from a moment to a later one, counted from the day after the first; of
+    /// no more than [`DAYS_MAX`].
+    pub fn days_between(&self, from: Timestamp, to: Timestamp) -> f64 {
+        let whole_days = (to.as_second() - from.as_second()) / DAY_S;
+        let first = day_of(from) + 1;
+        self.passed(first + whole_days.clamp(0, DAYS_MAX)) - self.passed(first)
+    }
+
+    fn passed(&self, day: i64) -> f64 {
+        let place = day - FIRST_DAY;
+        match (usize::try_from(place), self.passed.last()) {
+            (Ok(within), Some(last)) => match self.passed.get(within) {
+                Some(passed) => *passed,
+                None => last + (within + 1 - self.passed.len()) as f64,
+            },
+            _ => place as f64,
+        }
     }
 }
 
@@ -234,7 +280,8 @@ mod tests {
     #[test]
     fn a_deal_ages_while_people_work() {
         let rhythm = Rhythm::of(year().iter()).unwrap();
-        let days = |from: &str, to: &str| rhythm.days_between(at(from), at(to));
+        let calendar = Calendar::of(Some(&rhythm));
+        let days = |from: &str, to: &str| calendar.days_between(at(from), at(to));
         let week_of_march = days("2026-03-02T00:00:00Z", "2026-03-09T00:00:00Z");
         let week_of_august = days("2026-08-10T00:00:00Z", "2026-08-17T00:00:00Z");
         assert!((week_of_march - 7.0).abs() < 1.0, "{week_of_march}");
@@ -246,7 +293,15 @@ mod tests {
         assert_eq!(days("2026-03-09T09:00:00Z", "2026-03-10T08:59:59Z"), 0.0);
         assert_eq!(days("2026-03-09T09:00:00Z", "2026-03-01T09:00:00Z"), 0.0);
         let ages = days("-009000-01-01T00:00:00Z", "2026-03-01T09:00:00Z");
-        assert!(ages < 2.0 * DAYS_MAX as f64, "{ages}");
+        assert_eq!(ages, DAYS_MAX as f64);
+        // Around the century that is known, days are all alike.
+        assert_eq!(days("1999-12-20T00:00:00Z", "1999-12-29T00:00:00Z"), 9.0);
+        assert_eq!(days("2150-01-01T00:00:00Z", "2150-01-10T00:00:00Z"), 9.0);
+        let into = days("1999-12-30T00:00:00Z", "2000-01-03T00:00:00Z");
+        assert!((0.0..=4.0).contains(&(into - 1.0)), "{into}");
+        let plain = Calendar::of(None);
+        let month = plain.days_between(at("2026-03-01T12:00:00Z"), at("2026-03-31T13:00:00Z"));
+        assert_eq!(month, 30.0);
     }
 
     /// A growing company has more new deals, and more is done about these: that makes no late week busier.

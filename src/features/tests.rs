@@ -355,7 +355,7 @@ fn a_kind_of_several_sorts_is_counted_by_sort() {
         .map(|deal| Snapshot::at(deal, day("2026-01-03")))
         .collect();
     let own: Vec<usize> = (0..deals.len()).collect();
-    let counts = kinds::counts(&snapshots, &own);
+    let counts = kinds::counts(&snapshots, &own, |_| false);
     let in_stage: Vec<&KindCount> = counts
         .iter()
         .filter(|count| count.within == Within::Days(30))
@@ -376,6 +376,23 @@ fn a_kind_of_several_sorts_is_counted_by_sort() {
     };
     assert_eq!(read(0), [Reading::Number(1.0), Reading::Number(1.0)]);
     assert_eq!(read(25), [Reading::Number(0.0), Reading::Number(0.0)]);
+    // Where outcomes may have been written later, directions alone tell sorts apart.
+    let counts = kinds::counts(&snapshots, &own, |kind| kind == "call");
+    let blind = counts.iter().filter(|count| count.within == Within::Stage);
+    let seen: Vec<(String, Reading)> = blind.map(|c| (c.name(), c.read(&snapshots[25]))).collect();
+    let name = |sort: &str| format!("activities_in_stage:call/{sort}");
+    assert_eq!(
+        seen,
+        [
+            (name("outbound"), Reading::Missing),
+            (name("inbound"), Reading::Missing)
+        ]
+    );
+    let recent = counts
+        .iter()
+        .filter(|count| count.within == Within::Days(30));
+    let read: Vec<Reading> = recent.map(|c| c.read(&snapshots[25])).collect();
+    assert_eq!(read, [Reading::Number(1.0), Reading::Number(0.0)]);
     // Models that knew no sorts count all of a kind.
     let old = r#"{"kind":"call","within":{"days":30}}"#;
     let old: KindCount = serde_json::from_str(old).unwrap();
@@ -401,7 +418,7 @@ fn kinds_are_worth_counting_when_enough_deals_have_them() {
             .map(|deal| Snapshot::at(deal, day(moment)))
             .collect();
         let deals: Vec<usize> = (0..deals.len()).collect();
-        let counts = kinds::counts(&snapshots, &deals);
+        let counts = kinds::counts(&snapshots, &deals, |_| false);
         counts.iter().map(KindCount::name).collect::<Vec<_>>()
     };
     assert_eq!(

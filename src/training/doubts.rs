@@ -3,7 +3,7 @@
 use statrs::function::beta::inv_beta_reg;
 
 use crate::domain::Phase;
-use crate::domain::probability::{logistic, logit};
+use crate::domain::probability::{PROBABILITY_MIN, logistic, logit};
 use crate::model::doubts::{ByPhase, FormError, Reliability};
 
 /// Rows of a phase that it takes to tell of it apart.
@@ -94,7 +94,8 @@ pub fn reliability(
         let count = own.len() as f64;
         let wins = places.iter().filter(|&&place| won[place]).count() as f64 * count / rows;
         let predicted = places.iter().map(|&place| logistic(calibrated[place]));
-        let predicted = logit(predicted.sum::<f64>() / rows);
+        let predicted = predicted.sum::<f64>() / rows;
+        let predicted = logit(predicted.clamp(PROBABILITY_MIN, 1.0 - PROBABILITY_MIN));
         let losses = count - wins;
         let low = match wins > 0.0 {
             true => logit(inv_beta_reg(wins, losses + 1.0, TAIL)),
@@ -186,6 +187,14 @@ mod tests {
             "{shares:?}"
         );
         assert!((shares[0].above - shares[0].below).abs() < 1e-9);
+        // However sure the model is.
+        let sure = vec![800.0; 300];
+        let always = reliability(&sure, &sure, &[true; 300], &places(300), &places(300));
+        assert_eq!(always[0].above, OFF_MAX);
+        assert!(
+            always[0].below > 0.0 && always[0].below < OFF_MAX,
+            "{always:?}"
+        );
         let never = reliability(&eta, &eta, &[false; 300], &places(300), &places(300));
         assert_eq!((never[0].below, never[0].above), (OFF_MAX, 0.0));
         // As many rows of a tenth of the deals tell less.

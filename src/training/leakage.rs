@@ -5,14 +5,15 @@
 //! ([`Snapshot`]), and so are the features that need one (stage, ages, activities): they cannot know
 //! the end, and are judged by nothing here. That leaves the attributes and, of the table of features,
 //! those that a flat file has (amount, pipeline, owner, priority), in the deals whose history does not
-//! tell of them.
+//! tell of them; and the outcomes of activities, which have the date of the activity but may have been
+//! written later: that of an offer when the customer decides.
 //!
 //! A finding is of one of two grades. *Left out* takes evidence in the data, strong enough that chance
 //! is no explanation; a mapping that names the column under `columns.keep` overrules it. *Suspect*
 //! columns are kept, with what to check: weaker evidence, or a name that CRMs use for what is filled in
 //! or changed after the fact.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::{SignedDuration, Timestamp};
 use rand::SeedableRng;
@@ -23,9 +24,10 @@ use super::rows::History;
 use super::{SEED, TrainOptions, attribute_names, column_reader};
 use crate::columns::{ColumnReader, Source, id_reason};
 use crate::domain::deal::DEAL_FIELDS;
-use crate::domain::{Deal, Snapshot};
+use crate::domain::{Activity, Deal, Snapshot};
 use crate::error::Result;
 use crate::evaluation::{Judged, auc, log_loss};
+use crate::features::kinds::{KindCount, Within};
 use crate::features::{FEATURES, Needs, Reading};
 use crate::ingest::Mapping;
 use crate::ingest::mapping::ColumnType;
@@ -189,6 +191,7 @@ pub(super) fn inspect(
         let facts = Facts::gather(&source, &reader, history, &closed, &open, options);
         findings.extend(facts.finding(&options.mapping));
     }
+    findings.extend(outcomes_of_activities(history, &open, &options.mapping));
     findings.sort_by_key(|finding| finding.grade);
     Ok(findings)
 }
@@ -197,6 +200,75 @@ pub(super) fn inspect(
 pub(super) fn leaves_out(findings: &[Finding], source: &Source) -> bool {
     let name = source.column_name();
     left_out(findings).any(|finding| finding.column == name)
+}
+
+/// Whether a model must not look at the outcomes of activities of this kind.
+pub(super) fn hides_outcomes(findings: &[Finding], kind: &str) -> bool {
+    let name = outcome_of(kind);
+    left_out(findings).any(|finding| finding.column == name)
+}
+
+/// By what name the outcomes of activities of a kind are found.
+fn outcome_of(kind: &str) -> String {
+    format!("outcome of {kind}")
+}
+
+/// What the last activity of each kind came to, of the kinds that may tell how a deal ended.
+fn outcomes_of_activities(history: &History, open: &[Snapshot], mapping: &Mapping) -> Vec<Finding> {
+    let mut kinds: BTreeMap<&str, Outcomes> = BTreeMap::new();
+    for (index, deal) in history.closed().iter().enumerate() {
+        let is_before_end = |activity: &&Activity| Some(activity.at) < deal.closed_at;
+        for (kind, outcome) in last_outcomes(deal.activities.iter().take_while(is_before_end)) {
+            let reading = outcome.map_or(Reading::Missing, |told| Reading::Text(told.into()));
+            kinds.entry(kind).or_default().told.push(Told {
+                deal,
+                won: history.is_won(index),
+                is_given: outcome.is_some(),
+                reading,
+                date: None,
+            });
+        }
+    }
+    for snapshot in open {
+        for (kind, outcome) in last_outcomes(snapshot.activities().iter()) {
+            kinds.entry(kind).or_default().open.push(outcome.is_some());
+        }
+    }
+    kinds.retain(|_, of| of.told.iter().any(|told| told.is_given));
+    let found = kinds.into_iter().filter_map(|(kind, of)| {
+        let source = Source::Activities(KindCount {
+            kind: kind.to_owned(),
+            sort: None,
+            within: Within::Stage,
+        });
+        let facts = Facts {
+            name: outcome_of(kind),
+            source: &source,
+            holds: ColumnType::Category,
+            filled_closed: Share::of(of.told.iter().map(|told| told.is_given)),
+            filled_open: Share::of(of.open.into_iter()),
+            told: of.told,
+            is_mostly_undated: true,
+        };
+        facts.finding(mapping)
+    });
+    found.collect()
+}
+
+/// The last outcomes of a kind in closed deals, and whether those of open ones are known.
+#[derive(Default)]
+struct Outcomes<'a> {
+    told: Vec<Told<'a>>,
+    open: Vec<bool>,
+}
+
+/// The outcome of the last activity of each kind.
+fn last_outcomes<'a>(
+    activities: impl Iterator<Item = &'a Activity>,
+) -> BTreeMap<&'a str, Option<&'a str>> {
+    activities
+        .map(|a| (a.kind.as_str(), a.outcome.as_deref()))
+        .collect()
 }
 
 /// The columns left out, as the model lists them.
@@ -1022,5 +1094,67 @@ mod tests {
         near(auc_lower_bound(0.8, 50, 400), 0.7308144614246269);
         near(auc_lower_bound(1.0, 10, 10), 0.8545744338486323);
         near(auc_lower_bound(1.0, 40, 40), 0.9649629512990586);
+    }
+
+    /// Deals with an offer and two calls a week before they end. `offer` writes down what the offer came to.
+    fn with_offers(offer: impl Fn(Outcome, &mut ChaCha8Rng) -> Option<String>) -> Vec<Deal> {
+        let rng = &mut ChaCha8Rng::seed_from_u64(5);
+        let mut deals = deals(1000, 200, |_, _| Vec::new());
+        for deal in &mut deals {
+            let mut activity = |kind: &str, outcome| Activity {
+                at: "2026-02-20T09:00:00Z".parse().unwrap(),
+                kind: kind.into(),
+                direction: None,
+                outcome,
+            };
+            let answered = |rng: &mut ChaCha8Rng| Some(one_of(rng, 0.5, "answered", "no answer"));
+            deal.activities = vec![
+                activity("call", answered(rng)),
+                activity("call", answered(rng)),
+                activity("offer", offer(deal.outcome, rng)),
+            ];
+        }
+        deals
+    }
+
+    fn counted(model: &Model) -> Vec<&str> {
+        let names = model.columns.iter().map(|column| column.name.as_str());
+        names
+            .filter(|name| name.starts_with("activities_30d:"))
+            .collect()
+    }
+
+    #[test]
+    fn an_outcome_of_activities_that_is_written_at_the_end_is_not_looked_at() {
+        let honest =
+            |_: Outcome, rng: &mut ChaCha8Rng| Some(one_of(rng, 0.5, "by mail", "in person"));
+        let honest = model(&with_offers(honest), "");
+        assert_eq!(found(&honest), [], "{:?}", honest.findings);
+        assert!(counted(&honest).contains(&"activities_30d:offer/by mail"));
+        // Signed or declined: known of no open deal.
+        let decided = |outcome: Outcome, _: &mut ChaCha8Rng| match outcome {
+            Outcome::Open => None,
+            Outcome::Won => Some("signed".to_owned()),
+            Outcome::Lost => Some("declined".to_owned()),
+        };
+        let decided = model(&with_offers(decided), "");
+        let left_out = &decided.findings[0];
+        assert_eq!(
+            (left_out.column.as_str(), left_out.grade),
+            ("outcome of offer", FindingGrade::LeftOut)
+        );
+        assert!(left_out.evidence.contains("0 of 200"), "{left_out:?}");
+        assert!(
+            decided
+                .dropped
+                .iter()
+                .any(|d| d.column == "outcome of offer")
+        );
+        let names = counted(&decided);
+        assert!(names.contains(&"activities_30d:call/answered"), "{names:?}");
+        assert!(
+            names.iter().all(|name| !name.contains("offer/")),
+            "{names:?}"
+        );
     }
 }

@@ -275,7 +275,6 @@ impl Recipe {
         Self {
             alpha: ALPHA_UNCHOSEN,
             calibration: None,
-            doubts: Doubts::default(),
             bends: Bends::Unchosen,
             ..self
         }
