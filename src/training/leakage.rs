@@ -1096,13 +1096,13 @@ mod tests {
         near(auc_lower_bound(1.0, 40, 40), 0.9649629512990586);
     }
 
-    /// Deals with an offer and two calls a week before they end. `offer` writes down what the offer came to.
+    /// Deals with an offer and two calls soon after they begin. `offer` writes down what the offer came to.
     fn with_offers(offer: impl Fn(Outcome, &mut ChaCha8Rng) -> Option<String>) -> Vec<Deal> {
         let rng = &mut ChaCha8Rng::seed_from_u64(5);
         let mut deals = deals(1000, 200, |_, _| Vec::new());
-        for deal in &mut deals {
-            let mut activity = |kind: &str, outcome| Activity {
-                at: "2026-02-20T09:00:00Z".parse().unwrap(),
+        for (index, deal) in deals.iter_mut().enumerate() {
+            let activity = |kind: &str, outcome| Activity {
+                at: "2026-01-03T09:00:00Z".parse().unwrap(),
                 kind: kind.into(),
                 direction: None,
                 outcome,
@@ -1113,6 +1113,8 @@ mod tests {
                 activity("call", answered(rng)),
                 activity("offer", offer(deal.outcome, rng)),
             ];
+            // Spread over a year, so that how most of them ended is known.
+            crate::simulate::move_by(deal, -(index as i64 % 365));
         }
         deals
     }
@@ -1143,7 +1145,10 @@ mod tests {
             (left_out.column.as_str(), left_out.grade),
             ("outcome of offer", FindingGrade::LeftOut)
         );
-        assert!(left_out.evidence.contains("0 of 200"), "{left_out:?}");
+        assert!(
+            left_out.evidence.contains("filled in 0% of the 200 deals"),
+            "{left_out:?}"
+        );
         assert!(
             decided
                 .dropped
