@@ -10,7 +10,9 @@ use crate::model::doubts::{ByPhase, FormError, Reliability};
 const PHASE_ROWS_MIN: usize = 100;
 /// Rows of about the same log-odds that are looked at together: so many in the outermost groups, inwards
 /// each group is twice as large as the one before. It is the ends of the range where there is most to doubt.
-const END_ROWS: usize = 250;
+/// Outcomes take more rows to tell anything than differences between forms.
+const OUTCOMES_END_ROWS: usize = 250;
+const FORMS_END_ROWS: usize = 50;
 /// Correlation of what two forms are wrong about. They read the same columns of the same rows; and they all
 /// add up what these say, which holds for what a deal was made, and less for what has happened to it. With
 /// it, 90% intervals hold about 90% of the true probabilities of simulated deals (`docs/model.md`).
@@ -73,7 +75,7 @@ pub fn form_errors(
             variance: apart.fold(0.0, f64::max),
         }
     };
-    of_groups(eta, places, group_of)
+    of_groups(eta, places, FORMS_END_ROWS, group_of)
 }
 
 /// How far the won share of deals of about the same log-odds may be from their predicted one: the exact
@@ -111,13 +113,13 @@ pub fn reliability(
             above: (high - predicted).clamp(0.0, OFF_MAX),
         }
     };
-    of_groups(eta, places, share_of)
+    of_groups(eta, places, OUTCOMES_END_ROWS, share_of)
 }
 
 /// Where groups begin and end that grow from the ends inwards.
-fn groups_from_the_ends(rows: usize) -> Vec<usize> {
+fn groups_from_the_ends(rows: usize, end_rows: usize) -> Vec<usize> {
     let mut begins = vec![0];
-    let (mut begin, mut size) = (0, END_ROWS);
+    let (mut begin, mut size) = (0, end_rows);
     while begin + 2 * size <= rows / 2 {
         begin += size;
         begins.push(begin);
@@ -128,10 +130,15 @@ fn groups_from_the_ends(rows: usize) -> Vec<usize> {
 }
 
 /// The answers for groups of places of about the same log-odds, in the order of these.
-fn of_groups<T>(eta: &[f64], places: &[usize], of: impl Fn(&[usize]) -> T) -> Vec<T> {
+fn of_groups<T>(
+    eta: &[f64],
+    places: &[usize],
+    end_rows: usize,
+    of: impl Fn(&[usize]) -> T,
+) -> Vec<T> {
     let mut sorted = places.to_vec();
     sorted.sort_by(|&a, &b| eta[a].total_cmp(&eta[b]));
-    let groups = groups_from_the_ends(sorted.len());
+    let groups = groups_from_the_ends(sorted.len(), end_rows);
     let groups = groups.windows(2).filter(|ends| ends[0] < ends[1]);
     groups.map(|ends| of(&sorted[ends[0]..ends[1]])).collect()
 }
@@ -146,9 +153,12 @@ mod tests {
 
     #[test]
     fn groups_grow_from_the_ends() {
-        assert_eq!(groups_from_the_ends(300), [0, 300]);
-        assert_eq!(groups_from_the_ends(1000), [0, 250, 750, 1000]);
-        assert_eq!(groups_from_the_ends(4000), [0, 250, 750, 3250, 3750, 4000]);
+        assert_eq!(groups_from_the_ends(300, 250), [0, 300]);
+        assert_eq!(groups_from_the_ends(1000, 250), [0, 250, 750, 1000]);
+        assert_eq!(
+            groups_from_the_ends(4000, 250),
+            [0, 250, 750, 3250, 3750, 4000]
+        );
     }
 
     /// Forms that differ by 0.5 at low log-odds only; one that is hardly believed counts for little. Deals
@@ -166,8 +176,8 @@ mod tests {
         let rivals = rivals.map(|(eta, weight)| Rival { eta, weight });
         for (phase, times) in [(Phase::New, 1.0), (Phase::Later, 2.0)] {
             let errors = form_errors(phase, &eta, &rivals, &places(ROWS));
-            assert_eq!(errors.len(), 5);
-            let (first, last) = (errors[0].variance, errors[4].variance);
+            assert_eq!(errors.len(), 11);
+            let (first, last) = (errors[0].variance, errors[10].variance);
             assert!((first - 0.25 * times).abs() < 1e-12, "{errors:?}");
             assert!((last - 0.04 * times).abs() < 1e-12, "{errors:?}");
             assert!(errors.is_sorted_by_key(|at| at.log_odds));
