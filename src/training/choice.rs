@@ -248,8 +248,15 @@ impl Folds {
         let calibrated: Vec<f64> = eta
             .map(|(phase, &eta)| calibration.scaling(*phase == Phase::Later).apply(eta))
             .collect();
-        by_phase(&phases, |_, places| {
-            reliability(&judged.eta, &calibrated, &self.won, &self.deals, places)
+        by_phase(&phases, |phase, places| {
+            reliability(
+                phase,
+                &judged.eta,
+                &calibrated,
+                &self.won,
+                &self.deals,
+                places,
+            )
         })
     }
 

@@ -10,9 +10,11 @@ use crate::model::doubts::{ByPhase, FormError, Reliability};
 const PHASE_ROWS_MIN: usize = 100;
 /// Rows of about the same log-odds that are looked at together: so many in the outermost groups, inwards
 /// each group is twice as large as the one before. It is the ends of the range where there is most to doubt.
-/// Outcomes take more rows to tell anything than differences between forms.
-const OUTCOMES_END_ROWS: usize = 250;
+/// Outcomes take more rows to tell anything than differences between forms, and of new deals, whose log-odds
+/// do not go as far, more can be taken together than of deals under way.
 const FORMS_END_ROWS: usize = 50;
+const OUTCOMES_END_ROWS_NEW: usize = 1000;
+const OUTCOMES_END_ROWS_UNDER_WAY: usize = 250;
 /// Correlation of what two forms are wrong about. They read the same columns of the same rows; and they all
 /// add up what these say, which holds for what a deal was made, and less for what has happened to it. With
 /// it, 90% intervals hold about 90% of the true probabilities of simulated deals (`docs/model.md`).
@@ -82,6 +84,7 @@ pub fn form_errors(
 /// limits of a binomial share (Clopper and Pearson 1934), against the mean of `calibrated`. The rows of a
 /// deal, told by `deals`, count as one.
 pub fn reliability(
+    phase: Phase,
     eta: &[f64],
     calibrated: &[f64],
     won: &[bool],
@@ -113,7 +116,11 @@ pub fn reliability(
             above: (high - predicted).clamp(0.0, OFF_MAX),
         }
     };
-    of_groups(eta, places, OUTCOMES_END_ROWS, share_of)
+    let end_rows = match phase {
+        Phase::New => OUTCOMES_END_ROWS_NEW,
+        Phase::FirstStage | Phase::Later => OUTCOMES_END_ROWS_UNDER_WAY,
+    };
+    of_groups(eta, places, end_rows, share_of)
 }
 
 /// Where groups begin and end that grow from the ends inwards.
@@ -190,7 +197,7 @@ mod tests {
     fn limits_are_those_of_a_binomial_share() {
         let eta = vec![0.0; 300];
         let won: Vec<bool> = (0..300).map(|row| row % 2 == 0).collect();
-        let shares = reliability(&eta, &eta, &won, &places(300), &places(300));
+        let shares = reliability(Phase::Later, &eta, &eta, &won, &places(300), &places(300));
         assert_eq!(shares.len(), 1);
         assert!(
             (logistic(shares[0].above) - 0.5493).abs() < 1e-3,
@@ -199,17 +206,31 @@ mod tests {
         assert!((shares[0].above - shares[0].below).abs() < 1e-9);
         // However sure the model is.
         let sure = vec![800.0; 300];
-        let always = reliability(&sure, &sure, &[true; 300], &places(300), &places(300));
+        let always = reliability(
+            Phase::Later,
+            &sure,
+            &sure,
+            &[true; 300],
+            &places(300),
+            &places(300),
+        );
         assert_eq!(always[0].above, OFF_MAX);
         assert!(
             always[0].below > 0.0 && always[0].below < OFF_MAX,
             "{always:?}"
         );
-        let never = reliability(&eta, &eta, &[false; 300], &places(300), &places(300));
+        let never = reliability(
+            Phase::Later,
+            &eta,
+            &eta,
+            &[false; 300],
+            &places(300),
+            &places(300),
+        );
         assert_eq!((never[0].below, never[0].above), (OFF_MAX, 0.0));
         // As many rows of a tenth of the deals tell less.
         let deals: Vec<usize> = (0..300).map(|row| row / 10).collect();
-        let few = reliability(&eta, &eta, &won, &deals, &places(300));
+        let few = reliability(Phase::Later, &eta, &eta, &won, &deals, &places(300));
         assert!(few[0].above > 2.5 * shares[0].above, "{few:?}");
     }
 
