@@ -9,12 +9,12 @@ use crate::scoring::{Reason, Warning};
 
 /// A column's name: `days_in_stage` is "Days in stage"; what has capitals or blanks stays as it is.
 ///
-/// A count of the features (`calls_30d`, `activities_in_stage:call`) says of what and since when.
+/// A count of the features (`calls_30d`, `activities_in_stage:call/inbound`) says of what and since when.
 pub fn name(column: &str) -> String {
     if let Some((count, kind)) = column.split_once(':')
         && count.starts_with("activities")
     {
-        return format!("{}, {kind}", name(count));
+        return format!("{}, {}", name(count), kind.replace('/', ", "));
     }
     let is_plain = column
         .chars()
@@ -150,8 +150,8 @@ mod tests {
         assert_eq!(name(""), "");
         assert_eq!(name("inbound_30d"), "Inbound in 30 days");
         assert_eq!(
-            name("activities_in_stage:call"),
-            "Activities in stage, call"
+            name("activities_in_stage:call/outbound"),
+            "Activities in stage, call, outbound"
         );
         assert_eq!(value(&json!(true)), "yes");
         assert_eq!(value(&json!(672000.0)), "672,000");

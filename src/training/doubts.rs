@@ -183,8 +183,8 @@ mod tests {
         let rivals = rivals.map(|(eta, weight)| Rival { eta, weight });
         for (phase, times) in [(Phase::New, 1.0), (Phase::Later, 2.0)] {
             let errors = form_errors(phase, &eta, &rivals, &places(ROWS));
-            assert_eq!(errors.len(), 11);
-            let (first, last) = (errors[0].variance, errors[10].variance);
+            assert_eq!(errors.len(), 9);
+            let (first, last) = (errors[0].variance, errors[8].variance);
             assert!((first - 0.25 * times).abs() < 1e-12, "{errors:?}");
             assert!((last - 0.04 * times).abs() < 1e-12, "{errors:?}");
             assert!(errors.is_sorted_by_key(|at| at.log_odds));
