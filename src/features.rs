@@ -462,6 +462,11 @@ pub fn days_between(from: Timestamp, to: Timestamp) -> f64 {
     (to.as_second() - from.as_second()).div_euclid(DAY_S) as f64
 }
 
+/// Days from 1970-01-01 to the day of a moment (UTC).
+fn day_of(at: Timestamp) -> i64 {
+    at.as_second().div_euclid(DAY_S)
+}
+
 fn seconds_between(from: Timestamp, to: Timestamp) -> f64 {
     to.duration_since(from).as_secs_f64()
 }
@@ -493,8 +498,7 @@ fn days_since_last<'a>(snapshot: &Snapshot<'a>, direction: Option<&str>) -> Read
 
 /// Activities are in the order of time, so that those of one day stand together.
 fn active_days(activities: &[Activity]) -> f64 {
-    let day = |activity: &Activity| activity.at.as_second().div_euclid(DAY_S);
-    let of_one_day = activities.chunk_by(|a, b| day(a) == day(b));
+    let of_one_day = activities.chunk_by(|a, b| day_of(a.at) == day_of(b.at));
     of_one_day.count() as f64
 }
 

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -123,7 +124,7 @@ impl Usual {
 #[derive(Debug)]
 pub struct UsualReader {
     usual: Usual,
-    calendar: Calendar,
+    calendar: Arc<Calendar>,
     /// Of the traits, in their order.
     readers: Vec<ColumnReader>,
 }
@@ -132,13 +133,19 @@ impl UsualReader {
     /// # Errors
     /// As [`ColumnReader::new`].
     pub fn new(usual: Usual, mapping: &Mapping) -> Result<Self> {
+        let calendar = Calendar::of(usual.rhythm.as_ref());
+        Self::by(usual, calendar.into(), mapping)
+    }
+
+    /// By the calendar of its rhythm, which others may share.
+    fn by(usual: Usual, calendar: Arc<Calendar>, mapping: &Mapping) -> Result<Self> {
         let readers = usual
             .traits
             .iter()
             .map(|of| ColumnReader::new(&of.source, of.holds, mapping));
         Ok(Self {
             readers: readers.collect::<Result<_>>()?,
-            calendar: Calendar::of(usual.rhythm.as_ref()),
+            calendar,
             usual,
         })
     }
@@ -192,9 +199,10 @@ impl CrossFitted {
         exchange: &Exchange,
     ) -> Result<Vec<Self>> {
         let rhythm = Rhythm::of(deals.iter().flatten().copied());
+        let calendar = Arc::new(Calendar::of(rhythm.as_ref()));
         let fitted = MEASURES.into_iter().filter_map(|measure| {
-            let stays = Stays::of(measure, &rhythm, deals, traits, exchange);
-            Self::fit(measure, &rhythm, &stays, mapping).transpose()
+            let stays = Stays::of(measure, &calendar, deals, traits, exchange);
+            Self::fit(measure, &rhythm, &calendar, &stays, mapping).transpose()
         });
         fitted.collect()
     }
@@ -203,6 +211,7 @@ impl CrossFitted {
     fn fit(
         measure: Measure,
         rhythm: &Option<Rhythm>,
+        calendar: &Arc<Calendar>,
         stays: &Stays,
         mapping: &Mapping,
     ) -> Result<Option<Self>> {
@@ -215,7 +224,7 @@ impl CrossFitted {
         };
         let of_others = (0..PARTS).map(|part| {
             let usual = of(Some(part)).unwrap_or_else(|| usual.clone());
-            UsualReader::new(usual, mapping)
+            UsualReader::by(usual, calendar.clone(), mapping)
         });
         Ok(Some(Self {
             of_others: of_others.collect::<Result<_>>()?,
@@ -258,17 +267,16 @@ struct Levels<'t> {
 impl<'t> Stays<'t> {
     fn of(
         measure: Measure,
-        rhythm: &Option<Rhythm>,
+        calendar: &Calendar,
         deals: &[Option<&Deal>],
         traits: &[(&'t Source, &ColumnReader)],
         exchange: &Exchange,
     ) -> Self {
-        let calendar = Calendar::of(rhythm.as_ref());
         let deals = deals.iter().enumerate();
         let deals = deals.filter_map(|(place, deal)| Some((place % PARTS, (*deal)?)));
         let deals = deals
             .filter(|(_, deal)| measure == Measure::Activities || deal.outcome == Outcome::Won);
-        let stays = deals.flat_map(|(part, deal)| Stay::of(deal, part, &calendar));
+        let stays = deals.flat_map(|(part, deal)| Stay::of(deal, part, calendar));
         let mut stays: Vec<(Snapshot, Stay)> = stays.collect();
         let stride = stays.len().div_ceil(STAYS_MAX).max(1);
         let mut place = 0;
@@ -517,8 +525,9 @@ mod tests {
         let readers = sources.each_ref().map(reader);
         let traits: Vec<(&Source, &ColumnReader)> = sources.iter().zip(&readers).collect();
         let deals: Vec<Option<&Deal>> = deals.iter().map(Some).collect();
-        let stays = Stays::of(measure, &None, &deals, &traits, &euro());
-        CrossFitted::fit(measure, &None, &stays, &Mapping::default()).unwrap()
+        let plain = Arc::new(Calendar::of(None));
+        let stays = Stays::of(measure, &plain, &deals, &traits, &euro());
+        CrossFitted::fit(measure, &None, &plain, &stays, &Mapping::default()).unwrap()
     }
 
     fn fit(measure: Measure, deals: &[Deal]) -> Usual {

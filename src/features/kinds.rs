@@ -3,6 +3,7 @@
 //! company's own words, so that which are counted is found by looking at the training rows; the model
 //! names them.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
@@ -107,21 +108,25 @@ pub fn counts(
     let mut deals_of: BTreeMap<&str, DealsOf> = BTreeMap::new();
     for (snapshot, &deal) in snapshots.iter().zip(deals) {
         for activity in snapshot.activities() {
-            let kind = deals_of.entry(&activity.kind).or_default();
+            let kind = deals_of.entry(&activity.kind);
+            let kind = kind.or_insert_with_key(|kind| DealsOf {
+                hides_outcomes: hides_outcomes(kind),
+                ..DealsOf::default()
+            });
             kind.all.insert(deal);
             let told = activity.outcome.as_deref();
-            let outcome = told.filter(|_| !hides_outcomes(&activity.kind));
+            let outcome = told.filter(|_| !kind.hides_outcomes);
             let sort = (activity.direction.as_deref(), outcome);
             kind.by_sort.entry(sort).or_default().insert(deal);
         }
     }
-    let kinds = commonest(
-        deals_of.iter().map(|(kind, of)| (*kind, &of.all)),
-        KINDS_MAX,
-    );
+    let kinds = deals_of.iter().map(|(kind, of)| (*kind, &of.all));
+    let kinds = commonest(kinds, KINDS_MAX);
     let mut sorts: Vec<(&str, Option<Sort>)> = Vec::new();
     for kind in kinds {
-        let own = commonest(&deals_of[kind].by_sort, SORTS_MAX);
+        let of = &deals_of[kind];
+        let own = of.by_sort.iter().map(|(sort, deals)| (*sort, deals));
+        let own = commonest(own, SORTS_MAX);
         if own.len() < 2 {
             sorts.push((kind, None));
             continue;
@@ -130,7 +135,7 @@ pub fn counts(
             let sort = Sort {
                 direction: direction.map(str::to_owned),
                 outcome: outcome.map(str::to_owned),
-                is_of_any_outcome: hides_outcomes(kind),
+                is_of_any_outcome: of.hides_outcomes,
             };
             (kind, Some(sort))
         }));
@@ -154,22 +159,21 @@ pub fn counts(
 /// The deals that have activities of a kind, and of its sorts by direction and outcome.
 #[derive(Default)]
 struct DealsOf<'a> {
+    hides_outcomes: bool,
     all: BTreeSet<usize>,
     by_sort: BTreeMap<(Option<&'a str>, Option<&'a str>), BTreeSet<usize>>,
 }
 
-/// What most deals have, as long as enough have it.
-fn commonest<'a, K: Ord + Copy + 'a>(
-    deals_of: impl IntoIterator<Item = (impl std::borrow::Borrow<K>, &'a BTreeSet<usize>)>,
+/// What most deals have, as long as enough have it; equals in their order.
+fn commonest<'a, K: Ord>(
+    deals_of: impl Iterator<Item = (K, &'a BTreeSet<usize>)>,
     count_max: usize,
 ) -> Vec<K> {
-    let counted = deals_of
-        .into_iter()
-        .map(|(of, deals)| (deals.len(), *of.borrow()));
-    let mut counted: Vec<(usize, K)> = counted
-        .filter(|(deals, _)| *deals >= KIND_DEALS_MIN)
+    let counted = deals_of.map(|(of, deals)| (Reverse(deals.len()), of));
+    let mut counted: Vec<(Reverse<usize>, K)> = counted
+        .filter(|(Reverse(deals), _)| *deals >= KIND_DEALS_MIN)
         .collect();
-    counted.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
+    counted.sort();
     counted.truncate(count_max);
     counted.into_iter().map(|(_, of)| of).collect()
 }

@@ -7,7 +7,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
-use super::DAY_S;
+use super::{DAY_S, day_of};
 use crate::domain::Deal;
 
 /// Activities and stages entered that it takes to tell days apart.
@@ -209,10 +209,6 @@ fn usual_rates<'a>(lives: impl Iterator<Item = Life<'a>>) -> Option<Vec<f64>> {
 
 fn bracket(age: i64) -> usize {
     AGE_BRACKETS.partition_point(|begin| *begin <= age)
-}
-
-fn day_of(at: Timestamp) -> i64 {
-    at.as_second().div_euclid(DAY_S)
 }
 
 /// Where a day stands in its week and in its year.

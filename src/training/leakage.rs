@@ -198,14 +198,16 @@ pub(super) fn inspect(
 
 /// Whether a model that was looked at so may not learn from the column.
 pub(super) fn leaves_out(findings: &[Finding], source: &Source) -> bool {
-    let name = source.column_name();
-    left_out(findings).any(|finding| finding.column == name)
+    is_left_out(findings, &source.column_name())
 }
 
 /// Whether a model must not look at the outcomes of activities of this kind.
 pub(super) fn hides_outcomes(findings: &[Finding], kind: &str) -> bool {
-    let name = outcome_of(kind);
-    left_out(findings).any(|finding| finding.column == name)
+    is_left_out(findings, &outcome_of(kind))
+}
+
+fn is_left_out(findings: &[Finding], column: &str) -> bool {
+    left_out(findings).any(|finding| finding.column == column)
 }
 
 /// By what name the outcomes of activities of a kind are found.
